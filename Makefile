@@ -1,0 +1,30 @@
+# gpusq: `make demo` and `make test` need make, git and a network; the rest is set up by scripts/setup.sh.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint clean
+
+ARGS ?=
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+
+setup: ## make .venv with pinned versions (fast when nothing changed)
+	@scripts/setup.sh
+
+demo: setup ## compress a small vision transformer on real images, CPU only, and write a report
+	@scripts/demo.sh $(ARGS)
+
+test: setup ## the device-side check on Python 3.10 where there is one, then all tests (ARGS='-m "not slow"' for fewer)
+	@scripts/test_device_side.sh
+	@.venv/bin/python -m pytest $(ARGS)
+
+lint: setup ## style, types, import directions, package contents
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+	@.venv/bin/python -m pytest -q tests/test_project.py -k "wheel or sdist"
+
+clean: ## remove what was built; .venv and downloads in build/data stay
+	@scripts/clean.sh

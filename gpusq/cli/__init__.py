@@ -1,0 +1,1 @@
+"""The commands: arguments in, lines and exit codes out; the only code that prints."""

@@ -1,0 +1,95 @@
+"""`gpusq compress`: everything, from a model and images to engines, bundles and a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gpusq.cli.options import DEFAULT_STORE, Json, Quiet, StoreDir, Wait, run_context
+
+if TYPE_CHECKING:
+    from gpusq.pipeline import Compressed
+    from gpusq.recipe import Recipe
+
+Model = Annotated[str, typer.Option("--model", "-m", help="hf:DIR, new:NAME, file.py:function, timm:NAME or artifact:REF.")]
+DataOption = Annotated[str, typer.Option("--data", "-d", help="Image folder, fashion-mnist[:DIR] or digits.")]
+Target = Annotated[list[str] | None, typer.Option("--target", "-t", help="cpu, a100, agx-orin, ...; may be repeated.")]
+RecipeFile = Annotated[Path | None, typer.Option("--recipe", "-r", help="TOML recipe; options on the command line win.")]
+Setting = Annotated[list[str] | None, typer.Option("--set", "-s", help="STAGE.KEY=VALUE, e.g. qat.epochs=2; may be repeated.")]
+HtmlFile = Annotated[Path | None, typer.Option("--html", help="Also write the report page here.")]
+JsonFile = Annotated[Path | None, typer.Option("--report", help="Also write the report as JSON here.")]
+Classes = Annotated[int | None, typer.Option("--classes", min=1, help="Classes of the head of a new: or timm: model.")]
+RequireShip = Annotated[bool, typer.Option("--require-ship", help="Exit 1 unless every verdict says ship.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("compress", help="Prune, quantize, export, build and report in one go.")(compress)
+
+
+def compress(
+    model: Model = "",
+    data: DataOption = "",
+    target: Target = None,
+    recipe: RecipeFile = None,
+    settings: Setting = None,
+    classes: Classes = None,
+    store: StoreDir = DEFAULT_STORE,
+    html: HtmlFile = None,
+    report: JsonFile = None,
+    require_ship: RequireShip = False,
+    quiet: Quiet = False,
+    wait: Wait = None,
+    json: Json = False,
+) -> None:
+    """Prune, quantize, export, build and report in one go."""
+    from gpusq.cli.output import refusals
+
+    with refusals(json):
+        wanted = _recipe(recipe, model, data, target, settings, classes)
+        with run_context(store, wanted.data, quiet, wait) as context:
+            from gpusq.pipeline import compress as run
+
+            result = run(wanted, context)
+        if not context.processes.main:
+            return
+        _write(result, html, report)
+        _print(result, json)
+        if require_ship and not result.ships:
+            raise SystemExit(1)
+
+
+def _recipe(
+    file: Path | None, model: str, data: str, targets: list[str] | None, settings: list[str] | None, classes: int | None
+) -> Recipe:
+    from dataclasses import replace
+
+    from gpusq.errors import UsageError
+    from gpusq.recipe import Recipe, apply_settings, load_recipe
+
+    recipe = apply_settings(load_recipe(file) if file else Recipe(), settings or [])
+    recipe = replace(recipe, model=model or recipe.model, data=data or recipe.data, classes=classes or recipe.classes)
+    if targets:
+        recipe = replace(recipe, targets=tuple(targets))
+    for name in ("model", "data"):
+        if not getattr(recipe, name):
+            raise UsageError(f"compress needs a {name}", do=f"give --{name}, or [{name}] source in a recipe")
+    return recipe
+
+
+def _write(result: Compressed, html: Path | None, report: Path | None) -> None:
+    from gpusq.pipeline import write_report
+
+    write_report(result.report, json_path=report, html_path=html)
+
+
+def _print(result: Compressed, json: bool) -> None:
+    from gpusq.cli.output import print_json, print_table
+    from gpusq.reports import terminal_table
+
+    if json:
+        print_json(result.to_json())
+    else:
+        print_table(terminal_table(result.report))

@@ -1,0 +1,82 @@
+"""`gpusq bench | doctor | targets`: what this machine can do, and what an engine does on it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gpusq.cli.options import DEFAULT_STORE, Json, Reference, StoreDir, artifact_of
+
+Batches = Annotated[list[int] | None, typer.Option("--batch", min=1, help="Batch sizes; may be repeated. Default 1, 8, 32.")]
+Against = Annotated[str | None, typer.Option("--against", help="A second engine, timed turn by turn in the same run.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads of the engine. Default: all cores.")]
+Seconds = Annotated[float, typer.Option("--seconds", min=0.1, help="Time limit for each batch size and engine.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command("bench", help="Measure an engine on this machine.")(bench)
+    app.command("doctor", help="What this machine can build and run, and how to mend what it cannot. Exit 1 on a problem.")(doctor)
+    app.command("targets", help="The targets that gpusq knows, with their facts and sources.")(targets)
+
+
+def bench(
+    artifact: Reference,
+    against: Against = None,
+    batch: Batches = None,
+    threads: Threads = None,
+    seconds: Seconds = 3.0,
+    store: StoreDir = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """Measure an engine."""
+    from gpusq.cli.output import print_json, print_line, refusals
+
+    with refusals(json):
+        from gpusq.measurement import bench_engines
+
+        engines = [artifact_of(ref, store) for ref in (artifact, against) if ref is not None]
+        result = bench_engines(engines, tuple(batch or (1, 8, 32)), threads, seconds)
+        if json:
+            print_json(result)
+            return
+        for row in result["rows"]:
+            print_line(
+                f"{row['engine'][:12]} {row['runtime']:12} batch {row['batch']:4}  p50 {row['p50_ms']:.3f} ms  "
+                f"p90 {row['p90_ms']:.3f}  p99 {row['p99_ms']:.3f}  {row['throughput_per_s']:.1f} images/s  (n {row['n']})"
+            )
+
+
+def doctor(json: Json = False) -> None:
+    """Examine this machine."""
+    from gpusq.cli.output import print_json, print_line, refusals
+
+    with refusals(json):
+        from gpusq.doctor import examine
+
+        findings = examine()
+        if json:
+            print_json({"findings": [f.to_json() for f in findings]})
+        else:
+            for finding in findings:
+                print_line(f"{finding.state:8} {finding.what}: {finding.got}")
+                if finding.do:
+                    print_line(f"{'':8} -> {finding.do}")
+        if any(f.state == "problem" for f in findings):
+            raise SystemExit(1)
+
+
+def targets(json: Json = False) -> None:
+    """List the targets."""
+    from gpusq.cli.output import print_json, print_line, refusals
+
+    with refusals(json):
+        from gpusq.targets import load_target, target_names
+
+        found = [load_target(name) for name in target_names()]
+        if json:
+            print_json({"targets": [t.model_dump(mode="json") for t in found]})
+            return
+        for t in found:
+            print_line(f"{t.name:18} {t.title}")

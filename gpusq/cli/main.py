@@ -1,0 +1,57 @@
+"""`gpusq`: the list of commands and how they end.
+
+Exit codes: 0 done; 1 a check found a problem (`verify`, `doctor`, `compress --require-ship`); 2 usage, recipe, stage order or
+target; 3 data; 4 model; 5 artifact; 6 store; 7 a stage's own check; 8 engine; 9 a library is missing; 70 internal
+error; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gpusq.cli import artifact_commands, compress_command, data_commands, machine_commands, stage_commands
+
+EPILOG = (
+    "Exit codes: 0 done, 1 a check found a problem, 2 usage, 3 data, 4 model, 5 artifact, 6 store, 7 stage check, "
+    "8 engine, 9 missing library, 70 internal error, 130 interrupted. Every command takes --json."
+)
+
+app = typer.Typer(
+    name="gpusq",
+    help="Trained vision transformers to 2:4 sparse INT8 engines for NVIDIA A100 and Jetson AGX Orin, with evidence.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(show: bool) -> None:
+    if show:
+        from gpusq import __version__
+        from gpusq.cli.output import print_line
+
+        print_line(f"gpusq {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Trained vision transformers to 2:4 sparse INT8 engines for NVIDIA A100 and Jetson AGX Orin, with evidence."""
+
+
+compress_command.register(app)
+stage_commands.register(app)
+artifact_commands.register(app)
+machine_commands.register(app)
+data_commands.register(app)
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    app()

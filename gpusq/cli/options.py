@@ -1,0 +1,55 @@
+"""Options that several commands share, and the context made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from gpusq.artifacts import Artifact, Store
+    from gpusq.stages.stage import Context
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+StoreDir = Annotated[Path, typer.Option("--store", envvar="GPUSQ_STORE", help="Directory of the artifact store.")]
+Data = Annotated[str, typer.Option("--data", help="Image folder, fashion-mnist[:DIR] or digits.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
+Wait = Annotated[
+    float | None,
+    typer.Option("--wait", min=0, help="Seconds to wait for a store in use (default: as long as it takes)."),
+]
+Reference = Annotated[str, typer.Argument(help="Artifact: path, digest or key prefix (6 or more), or KIND-PREFIX.")]
+
+DEFAULT_STORE = Path("gpusq-store")
+
+
+@contextmanager
+def run_context(store: Path, data: str, quiet: bool, wait_s: float | None) -> Iterator[Context]:
+    """The context of a run, with progress that is closed at the end; only the main process prints."""
+    from gpusq.artifacts import Store
+    from gpusq.cli.output import progress_lines, say
+    from gpusq.data import open_data
+    from gpusq.stages.processes import Processes
+    from gpusq.stages.stage import Context
+
+    processes = Processes.from_environment()
+    images = open_data(data) if data else None
+    with progress_lines(quiet or not processes.main) as progress:
+        yield Context(
+            Store(store), images, progress=progress, processes=processes, wait_s=wait_s, on_wait=None if quiet else say
+        )
+
+
+def artifact_of(reference: str, store_dir: Path) -> Artifact:
+    """The artifact that a reference names: a path anywhere, or a prefix within the store."""
+    return open_store(store_dir).resolve(reference)
+
+
+def open_store(store_dir: Path) -> Store:
+    """The store at `store_dir` (it need not exist yet)."""
+    from gpusq.artifacts import Store
+
+    return Store(store_dir)

@@ -1,0 +1,117 @@
+"""`gpusq intake | train | prune | qat | export | build`: one stage at a time, on the previous stage's artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gpusq.cli.options import DEFAULT_STORE, Data, Json, Quiet, StoreDir, Wait, run_context
+from gpusq.cli.stage_options import given, with_options
+from gpusq.stages import Build, Export, Intake, Prune, Qat, Train
+from gpusq.stages.stage import Stage
+
+Parent = Annotated[str, typer.Argument(help="Artifact of the stage before (path, digest prefix, KIND-PREFIX).")]
+Source = Annotated[str, typer.Argument(help="Dense artifact, or a model: hf:DIR, new:NAME, file.py:function, timm:NAME.")]
+Bundle = Annotated[str, typer.Argument(help="ONNX artifact, or a bundle directory to finish on this device.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the stage commands to the application."""
+    app.command("intake", help="Read a model into the store as a dense artifact.")(with_options(intake, Intake, frozenset()))
+    app.command("train", help="Train a `new:` model on labelled images; gives a dense artifact.")(
+        with_options(train, Train, frozenset())
+    )
+    app.command("prune", help="Prune to 2:4 and fine-tune under distillation.")(with_options(prune, Prune, frozenset()))
+    app.command("qat", help="Quantize to INT8 with quantization-aware training (0 epochs: post-training).")(
+        with_options(qat, Qat, frozenset())
+    )
+    app.command("export", help="Write ONNX (float32 and strongly typed FP16) and check it.")(
+        with_options(export, Export, frozenset())
+    )
+    app.command("build", help="Build an engine or a bundle for a target, or finish a bundle on its device.")(
+        with_options(build, Build, frozenset())
+    )
+
+
+def intake(store: StoreDir = DEFAULT_STORE, quiet: Quiet = False, wait: Wait = None, json: Json = False, **options: Any) -> None:
+    """Read a model into the store."""
+    _run(Intake(), None, options, store, "", quiet, wait, json)
+
+
+def train(
+    data: Data = "", store: StoreDir = DEFAULT_STORE, quiet: Quiet = False, wait: Wait = None, json: Json = False, **options: Any
+) -> None:
+    """Train a fresh model."""
+    _run(Train(), None, options, store, data, quiet, wait, json)
+
+
+def prune(
+    model: Source, data: Data = "", store: StoreDir = DEFAULT_STORE, quiet: Quiet = False, wait: Wait = None, json: Json = False, **options: Any
+) -> None:
+    """Prune a dense model."""
+    _run(Prune(), model, options, store, data, quiet, wait, json)
+
+
+def qat(
+    artifact: Parent, data: Data = "", store: StoreDir = DEFAULT_STORE, quiet: Quiet = False, wait: Wait = None, json: Json = False, **options: Any
+) -> None:
+    """Quantize a sparse or dense model."""
+    _run(Qat(), artifact, options, store, data, quiet, wait, json)
+
+
+def export(
+    artifact: Parent, data: Data = "", store: StoreDir = DEFAULT_STORE, quiet: Quiet = False, wait: Wait = None, json: Json = False, **options: Any
+) -> None:
+    """Export a model to ONNX."""
+    _run(Export(), artifact, options, store, data, quiet, wait, json)
+
+
+def build(artifact: Bundle, store: StoreDir = DEFAULT_STORE, quiet: Quiet = False, wait: Wait = None, json: Json = False, **options: Any) -> None:
+    """Build an engine, or finish a bundle."""
+    from gpusq.cli.output import refusals
+
+    with refusals(json):
+        if (Path(artifact) / "bundle.json").is_file():
+            _finish(Path(artifact), json)
+            return
+    _run(Build(), artifact, options, store, "", quiet, wait, json)
+
+
+def _finish(bundle: Path, json: bool) -> None:
+    from gpusq.cli.output import print_json, print_line
+    from gpusq.engines.tensorrt import finish_bundle
+
+    result = finish_bundle(bundle)
+    if json:
+        print_json(result)
+    else:
+        print_line(f"engine {result['engine']} (sha256 {result['sha256']})")
+
+
+def _run(stage: Stage, reference: str | None, options: dict[str, Any], store: Path, data: str, quiet: bool, wait: float | None, json: bool) -> None:
+    from gpusq.cli.output import refusals
+    from gpusq.pipeline import parent_of
+    from gpusq.recipe import with_values
+    from gpusq.stages.stage import run_stage
+
+    with refusals(json):
+        stage = with_values(stage, given(options), f"gpusq {stage.name}:")
+        with run_context(store, data, quiet, wait) as context:
+            parent = parent_of(reference, context) if reference is not None else None
+            done = run_stage(stage, parent, context)
+        if context.processes.main:
+            _show(done, json)
+
+
+def _show(done: Any, json: bool) -> None:
+    from gpusq.cli.output import print_json, print_line
+    from gpusq.pipeline import record_of
+
+    record = record_of(done)
+    if json:
+        print_json(record)
+    else:
+        made = "reused" if done.reused else f"made in {done.seconds:.1f} s"
+        print_line(f"{record['kind']} {record['digest'][:12]} {made}: {record['path']}")

@@ -1,0 +1,68 @@
+"""ONNX Runtime on a CPU: the Q/DQ file itself, with the session options that keep its matmuls in INT8."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gpusq.engines.runner import Float32, check_batch, no_engine
+from gpusq.errors import EngineError, MissingExtraError
+
+FILE = "model.onnx"
+
+# Optimizers that undo the Q/DQ placement:
+# CommonSubexpressionElimination merges the pairs of q, k and v; only one of the three matmuls then stays INT8.
+# QDQPropagationTransformer pushes INT8 pairs through a Transpose as UINT8 and then refuses its own graph.
+# MatMulAddFusion makes float Gemms of INT8 matmuls where the batch is static.
+DISABLED_OPTIMIZERS = ("CommonSubexpressionElimination", "QDQPropagationTransformer", "MatMulAddFusion")
+
+
+class OnnxRuntimeRunner:
+    """A session on the CPU. Implements Runner."""
+
+    name = "onnxruntime"
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._input = session.get_inputs()[0]
+        self._shape = tuple(self._input.shape[1:])
+
+    def run(self, pixel_values: Float32) -> Float32:
+        """[B, C, H, W] float32 -> [B, classes] float32."""
+        batch = check_batch(pixel_values, self._shape, self.name)
+        logits: Float32 = self._session.run(None, {self._input.name: batch})[0]
+        return logits
+
+
+def build(onnx_model: bytes, directory: Path) -> None:
+    """Write the float32 Q/DQ model as DIRECTORY/model.onnx. Raises EngineError where ONNX Runtime cannot load it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / FILE).write_bytes(onnx_model)
+    load(directory, threads=1)
+
+
+def load(directory: Path, threads: int) -> OnnxRuntimeRunner:
+    """A runner with `threads` threads that do not spin after a call. Raises EngineError, MissingExtraError."""
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise MissingExtraError("onnxruntime", "host", "running the CPU engine") from error
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    path = directory / FILE
+    if not path.is_file():
+        raise no_engine(directory, FILE)
+    try:
+        session = ort.InferenceSession(
+            path.read_bytes(),
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=list(DISABLED_OPTIMIZERS),
+        )
+    except Exception as error:
+        raise no_engine(directory, FILE, error) from error
+    if len(session.get_inputs()) != 1 or len(session.get_outputs()) != 1:
+        raise EngineError(f"{path}: one input and one output were expected")
+    return OnnxRuntimeRunner(session)

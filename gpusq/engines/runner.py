@@ -1,0 +1,44 @@
+"""What every engine on this host can do: take a batch of images, give logits."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpusq.errors import EngineError
+
+Float32 = NDArray[np.float32]
+
+
+class Runner(Protocol):
+    """A loaded engine. `name` says which runtime, for the report."""
+
+    name: str
+
+    def run(self, pixel_values: Float32) -> Float32:
+        """pixel_values [B, C, H, W] float32 -> logits [B, classes] float32. Raises EngineError for another input."""
+        ...
+
+
+def check_batch(pixel_values: Float32, shape: tuple[int, ...], engine: str) -> Float32:
+    """The batch, contiguous. shape: (C, H, W) of the model. Raises EngineError for another shape or type."""
+    if pixel_values.dtype != np.float32 or pixel_values.ndim != 4 or pixel_values.shape[1:] != shape:
+        raise EngineError(
+            f"{engine}: a float32 batch of shape [B, {', '.join(map(str, shape))}] was expected",
+            got=f"{pixel_values.dtype} {list(pixel_values.shape)}",
+            do="preprocess the images as the model's description says",
+        )
+    if not len(pixel_values):
+        raise EngineError(f"{engine}: at least one image was expected", got="an empty batch")
+    return np.ascontiguousarray(pixel_values)
+
+
+def no_engine(directory: object, file: str, cause: BaseException | None = None) -> EngineError:
+    """The refusal of a directory that holds no loadable engine."""
+    return EngineError(
+        f"{directory} must hold a loadable {file}",
+        got=str(cause).splitlines()[0] if cause and str(cause) else "",
+        do="build the engine again: gpusq build",
+    )

@@ -1,0 +1,59 @@
+"""What a model is, in plain data, and the loaded model itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, model_validator
+from torch import nn
+
+Source = Literal["hf", "new", "file", "timm"]
+Resize = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+
+class ModelDescription(BaseModel):
+    """Everything beside the tensors that `rebuild` needs, and how images are prepared for the model.
+
+    family: "vit", "deit", "swin", "dinov2", another transformers model type, or "custom".
+    config: what the source builds the skeleton from (a transformers config, a timm name, arguments of the function).
+    architecture: class of the module. input_shape: (channels, height, width).
+    mean, std: one per channel, for pixels in 0..1. classes: names in the order of the logits.
+    function: name in source.py, for source "file".
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: Source
+    family: str
+    config: dict[str, Any]
+    architecture: str
+    input_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: Resize = "bilinear"
+    classes: tuple[str, ...]
+    function: str | None = None
+
+    @model_validator(mode="after")
+    def _one_statistic_per_channel(self) -> ModelDescription:
+        channels = self.input_shape[0]
+        if len(self.mean) != channels or len(self.std) != channels or min(self.std) <= 0:
+            raise ValueError(f"mean and std hold one value for each of {channels} channels, std above 0")
+        return self
+
+
+@dataclass
+class LoadedModel:
+    """A model in canonical form, in eval mode.
+
+    module: forward(pixel_values [B, C, H, W] float32) -> logits [B, classes].
+    blocks: names of the transformer blocks, in order of depth. keep_dense: layer name -> reason.
+    files: what must travel with the tensors to rebuild the model ("source.py").
+    """
+
+    description: ModelDescription
+    module: nn.Module
+    blocks: tuple[str, ...]
+    keep_dense: dict[str, str]
+    files: dict[str, bytes] = field(default_factory=dict)

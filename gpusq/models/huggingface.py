@@ -1,0 +1,212 @@
+"""Models of the transformers library: from a local directory, from a configuration, never from the network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gpusq.errors import MissingExtraError, UnsupportedModelError
+from gpusq.models.attention import ATTENTION_NAME, register_attention
+from gpusq.models.preprocessing import read_preprocessing
+from gpusq.models.source import Raw, Spec, option
+
+FULLY_STORED = ("vit", "deit", "swin", "dinov2")
+INTERPOLATING = ("dinov2", "dinov2_with_registers")  # resize their position embeddings in each forward pass
+
+
+def load_directory(spec: Spec, classes: int | None, seed: int) -> Raw:
+    """An image classifier from a directory with config.json and model.safetensors.
+
+    classes: where it differs from the trained head, or there is none, a fresh head is made from `seed`.
+    Raises UnsupportedModelError, also for pickled weights.
+    """
+    option(spec, ())
+    folder = Path(spec.name)
+    config = _read_config(folder)
+    count = config.num_labels if classes is None else classes
+    if count != config.num_labels:
+        config.num_labels = count
+    with quiet(), seeded(seed):
+        module = _read_model(folder, config, classes)
+    image = read_preprocessing(folder, config)
+    if config.model_type in INTERPOLATING:
+        fold_positions(module, image.input_shape)
+    named = config.id2label if classes is None or len(config.id2label) == classes else {}
+    names = tuple(str(named[i]) for i in sorted(named)) or None
+    return Raw(module, "hf", config.model_type, plain_config(module.config), *image.as_tuple(), classes=names)
+
+
+def fresh_model(family: str, config: dict[str, Any], classes: int, seed: int) -> tuple[nn.Module, dict[str, Any]]:
+    """A classifier of a family with fresh weights; also its full configuration as plain data."""
+    full = config_class(family)(**config, num_labels=classes, architectures=[])
+    with quiet(), seeded(seed):
+        module = _build(_auto_class(), full)
+    return module, plain_config(module.config)
+
+
+def skeleton(config: dict[str, Any], architecture: str) -> nn.Module:
+    """A module of this configuration and class, its weights to be overwritten. Raises UnsupportedModelError."""
+    transformers = import_transformers()
+    chosen = getattr(transformers, architecture, None)
+    if chosen is None or "ForImageClassification" not in architecture:
+        raise UnsupportedModelError(
+            "the installed transformers knows this classifier", got=architecture, do="install the version it came from"
+        )
+    values = {k: v for k, v in config.items() if k != "model_type"}
+    with quiet(), seeded(0), _unfilled(str(config.get("model_type"))):
+        return _build(chosen, config_class(str(config.get("model_type")))(**values))
+
+
+def config_class(family: str) -> Any:
+    """The transformers configuration class of a model type. Raises UnsupportedModelError."""
+    mapping = import_transformers().CONFIG_MAPPING
+    if family not in mapping:
+        raise UnsupportedModelError("the installed transformers knows this model type", got=family, do="update it")
+    return mapping[family]
+
+
+def plain_config(config: Any) -> dict[str, Any]:
+    """A configuration as plain JSON data."""
+    data: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
+    return {k: v for k, v in data.items() if k not in ("transformers_version", "_name_or_path")}
+
+
+def fold_positions(module: nn.Module, input_shape: tuple[int, int, int]) -> None:
+    """Store position embeddings already resized to the input, so that no pass resizes them; the same function."""
+    _, height, width = input_shape
+    part: Any
+    for part in module.modules():
+        resize = getattr(part, "interpolate_pos_encoding", None)
+        if not callable(resize) or not hasattr(part, "position_embeddings") or height != width:
+            continue
+        patch = part.patch_embeddings.patch_size[0]
+        tokens = 1 + (height // patch) * (width // patch)
+        hidden = part.position_embeddings.shape[-1]
+        with torch.no_grad():
+            folded = resize(part.position_embeddings.new_zeros(1, tokens, hidden), height, width)
+        part.position_embeddings = nn.Parameter(folded.detach().clone())
+        part.patch_embeddings.image_size = (height, width)
+        part.patch_embeddings.num_patches = tokens - 1
+    config: Any = module.config
+    config.image_size = height if height == width else (height, width)
+
+
+def import_transformers() -> Any:
+    """The transformers module. Raises MissingExtraError."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise MissingExtraError("transformers", "host", "loading a model") from error
+    return transformers
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no reports from transformers inside the block; errors still raise."""
+    logging = import_transformers().utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torch's CPU random state set to `seed` inside the block and put back after it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def _unfilled(family: str) -> AbstractContextManager[None]:
+    """Skip the random weights of families whose every tensor is stored: nothing else is set by their initialisation."""
+    if family not in FULLY_STORED:
+        return nullcontext()
+    from transformers.initialization import no_init_weights
+
+    context: AbstractContextManager[None] = no_init_weights()
+    return context
+
+
+def _auto_class() -> Any:
+    return import_transformers().AutoModelForImageClassification
+
+
+def _build(chosen: Any, config: Any) -> nn.Module:
+    register_attention()
+    build = chosen.from_config if hasattr(chosen, "from_config") else chosen._from_config
+    module: nn.Module = build(config, attn_implementation=ATTENTION_NAME, dtype=torch.float32)
+    return module
+
+
+def _read_config(folder: Path) -> Any:
+    if not (folder / "config.json").is_file():
+        raise UnsupportedModelError(f"{folder} holds a model: config.json", got="no such file", do="check the path")
+    if not any(folder.glob("*.safetensors")):
+        pickled = sorted(p.name for p in folder.glob("*.bin"))
+        raise UnsupportedModelError(
+            f"{folder} holds model.safetensors",
+            got=f"pickled weights {pickled[0]}, which can run code when read" if pickled else "no weights",
+            do="convert on a machine that trusts them: load with transformers, then save_pretrained(DIR)",
+        )
+    try:
+        return import_transformers().AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (ValueError, OSError, KeyError) as error:
+        raise UnsupportedModelError(
+            f"{folder}/config.json describes a model of the installed transformers", got=str(error), do="update it"
+        ) from error
+
+
+def _read_model(folder: Path, config: Any, classes: int | None) -> nn.Module:
+    register_attention()
+    try:
+        module, info = _model_class(config).from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=ATTENTION_NAME,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=classes is not None,
+        )
+    except (ValueError, OSError, RuntimeError, KeyError) as error:
+        raise UnsupportedModelError(
+            f"{folder} holds an image classifier of transformers", got=str(error), do="check config.json and weights"
+        ) from error
+    _check_loaded(folder, module, info, classes)
+    loaded: nn.Module = module
+    return loaded
+
+
+def _model_class(config: Any) -> Any:
+    """The class that config.json names where it is an image classifier, else the family's."""
+    config.architectures = config.architectures or []  # None fails in the auto class
+    for name in config.architectures:
+        if "ForImageClassification" in name and hasattr(import_transformers(), name):
+            return getattr(import_transformers(), name)
+    return _auto_class()
+
+
+def _check_loaded(folder: Path, module: nn.Module, info: dict[str, Any], classes: int | None) -> None:
+    """Only a head may be fresh, and only where the user gave the number of classes."""
+    fresh = set(info["missing_keys"]) | {name for name, *_ in info["mismatched_keys"]}
+    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    strays = {name for name in fresh if classes is None or name not in shapes or shapes[name][0] != classes}
+    if strays:
+        raise UnsupportedModelError(
+            f"{folder} holds all weights of {type(module).__name__}",
+            got=f"none for {min(strays)} and {len(strays) - 1} others",
+            do="give the number of classes for a fresh head, or a directory with the whole classifier",
+        )

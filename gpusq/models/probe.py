@@ -1,0 +1,124 @@
+"""One forward pass that tells what a module gives and which of its parts run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gpusq.errors import UnsupportedModelError
+from gpusq.models.attention import attention_callers
+
+
+@dataclass(frozen=True)
+class GemmRun:
+    """One call of a Linear or Conv2d: the layer and the shape of its output."""
+
+    layer: nn.Module
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one pass showed: the logits [1, classes], every layer's calls in order, the modules that call attention.
+
+    bare: the module gave the logits as a plain Tensor.
+    """
+
+    logits: Tensor
+    bare: bool
+    runs: tuple[GemmRun, ...]
+    callers: tuple[nn.Module, ...]
+
+
+class Classifier(nn.Module):
+    """A model that gives its logits inside a structure, as one that gives the Tensor."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """pixel_values [B, C, H, W] -> logits [B, classes]."""
+        return logits_of(self.model(pixel_values))
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits in what a model gave: a Tensor, an object with `.logits` or a mapping with "logits"."""
+    found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
+    if not isinstance(found, Tensor):
+        raise UnsupportedModelError(
+            "a model gives logits: a Tensor, an object with .logits or a mapping with 'logits'",
+            got=type(output).__name__,
+            do="wrap the model in a module whose forward returns the logits",
+        )
+    return found
+
+
+def example_input(module: nn.Module, input_shape: tuple[int, int, int]) -> Tensor:
+    """The same normal noise each time, [1, C, H, W], on the module's device."""
+    first = next(module.parameters(), None)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1, *input_shape, generator=generator)
+    return noise if first is None else noise.to(first.device)
+
+
+def probe(module: nn.Module, input_shape: tuple[int, int, int]) -> Probe:
+    """Run `module` once in eval mode on one image; its training flag is left as it was.
+
+    Raises UnsupportedModelError where the pass fails or does not give logits [1, classes].
+    """
+    runs: list[GemmRun] = []
+    x = example_input(module, input_shape)
+    with _recorded(module, runs), attention_callers() as callers, evaluating(module), torch.no_grad():
+        output = run_forward(module, x)
+    logits = logits_of(output)
+    if logits.dim() != 2 or logits.shape[0] != 1 or not logits.is_floating_point():
+        raise UnsupportedModelError(
+            "a classifier gives logits [batch, classes]",
+            got=f"shape {list(logits.shape)} for a batch of one",
+            do="wrap the model in a module whose forward returns the logits",
+        )
+    return Probe(logits, isinstance(output, Tensor), tuple(runs), tuple(callers))
+
+
+def run_forward(module: nn.Module, x: Tensor) -> Any:
+    """module(x), its failures as UnsupportedModelError naming the input's shape."""
+    try:
+        return module(x)
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, AssertionError) as error:
+        raise UnsupportedModelError(
+            f"the model takes images of shape {list(x.shape)}",
+            got=f"{type(error).__name__}: {error}",
+            do="check input_shape and that forward takes pixel values alone",
+        ) from error
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode inside the block; each submodule's own flag is put back after it."""
+    flags = [(m, m.training) for m in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, flag in flags:
+            part.training = flag
+
+
+@contextmanager
+def _recorded(module: nn.Module, runs: list[GemmRun]) -> Iterator[None]:
+    def note(layer: nn.Module, _: Any, output: Tensor) -> None:
+        runs.append(GemmRun(layer, tuple(output.shape)))
+
+    layers = [m for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    handles = [layer.register_forward_hook(note) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,214 @@
+"""Run the chain against a store: reuse what is there, fan out to the targets, gather the evidence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpusq.stages import Build, Intake
+from gpusq.stages.stage import Context, Done, run_stage
+
+if TYPE_CHECKING:
+    from gpusq.artifacts import Artifact, Store
+    from gpusq.recipe import Recipe
+    from gpusq.reports import LayerTime, Lineage, Report, Row
+
+SOURCE = re.compile(r"^(hf|new|timm):|\.py:\w+$")
+LAYER_TIME_BATCH = 8
+ROLES = ("model", "dense twin")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a run: its role ("model" or "dense twin") and what came of it."""
+
+    role: str
+    done: Done
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What a run gave: its steps in order and the report."""
+
+    steps: tuple[Step, ...]
+    report: Report
+
+    @property
+    def ships(self) -> bool:
+        """Whether there is a verdict and every one says ship."""
+        verdicts = self.report.verdicts
+        return bool(verdicts) and all(v.decision == "ship" for v in verdicts)
+
+    def to_json(self) -> dict[str, Any]:
+        """`artifacts` (stage, kind, digest, path, ...), `reports` (rows) and `verdict`, as plain data."""
+        report = self.report.model_dump(mode="json")
+        return {
+            "artifacts": [{"role": s.role, **record_of(s.done)} for s in self.steps],
+            "reports": report["rows"],
+            "verdict": report["verdicts"],
+        }
+
+
+def record_of(done: Done) -> dict[str, Any]:
+    """One finished stage as plain data."""
+    a = done.artifact
+    return {
+        "stage": a.manifest.stage,
+        "kind": a.kind,
+        "target": a.manifest.target,
+        "digest": a.digest,
+        "path": str(a.path),
+        "reused": done.reused,
+        "seconds": round(done.seconds, 3),
+    }
+
+
+def compress(recipe: Recipe, context: Context) -> Compressed:
+    """Model and images to engines, bundles and a report.
+
+    The store is held by this run from the first stage to the report. Targets are checked before any work.
+    """
+    from gpusq.targets import load_target
+
+    targets = [load_target(name) for name in recipe.targets]
+    with _held(context):
+        steps = _chain(recipe, [t.name for t in targets], context)
+        if not context.processes.main:
+            return Compressed(tuple(steps), _empty_report(recipe))
+        report = _report(recipe, steps, context)
+        _keep(report, steps, context)
+    return Compressed(tuple(steps), report)
+
+
+@contextmanager
+def _held(context: Context) -> Iterator[None]:
+    if context.processes.main:
+        with context.store.lock(wait_s=context.wait_s, on_wait=context.on_wait):
+            yield
+    else:
+        yield
+
+
+def _chain(recipe: Recipe, targets: list[str], context: Context) -> list[Step]:
+    """intake, prune, qat, export (and the twin's export), then a build of both for each target."""
+    steps: list[Step] = []
+
+    def add(role: str, done: Done) -> Artifact:
+        steps.append(Step(role, done))
+        return done.artifact
+
+    dense = add("model", _dense(recipe, context))
+    _check_classes(dense, context)
+    sparse = add("model", run_stage(recipe.prune, dense, context))
+    quantized = add("model", run_stage(recipe.qat, sparse, context))
+    forms = [(ROLES[0], quantized), (ROLES[1], dense)]
+    exported = [(role, add(role, run_stage(recipe.export, form, context))) for role, form in forms]
+    for target in targets:
+        for role, onnx in exported:
+            add(role, run_stage(replace(recipe.build, target=target), onnx, context))
+    return steps
+
+
+def _dense(recipe: Recipe, context: Context) -> Done:
+    if recipe.model.startswith("artifact:"):
+        found = context.store.resolve(recipe.model.removeprefix("artifact:"))
+        return Done(found, True, 0.0)
+    if recipe.train is not None:
+        return run_stage(replace(recipe.train, model=recipe.model), None, context)
+    return run_stage(Intake(model=recipe.model, classes=recipe.classes or _classes(recipe, context)), None, context)
+
+
+def _classes(recipe: Recipe, context: Context) -> int | None:
+    """A fresh head gets as many classes as the images have."""
+    if context.data is None or recipe.model.startswith("hf:") or not context.data.train.supervised:
+        return None
+    return len(context.data.train.classes)
+
+
+def _check_classes(dense: Artifact, context: Context) -> None:
+    from gpusq.data import class_check
+
+    images = context.images("compress")
+    if images.train.supervised:
+        class_check(images.train, tuple(dense.read_json("model.json")["classes"]))
+
+
+def parent_of(reference: str, context: Context) -> Artifact:
+    """The artifact that a command names: one of the store, or a model source that is taken in first."""
+    if SOURCE.search(reference):
+        return run_stage(Intake(model=reference), None, context).artifact
+    return context.store.resolve(reference)
+
+
+def _report(recipe: Recipe, steps: list[Step], context: Context) -> Report:
+    from gpusq.reports import Criteria, build_report
+
+    title = f"{recipe.model or 'trained model'} on {recipe.data}"
+    return build_report(
+        title,
+        _rows(steps, recipe, context),
+        lineage=lineage_of(context.store, [s.done.artifact for s in steps]),
+        layer_times=_layer_times(steps, recipe),
+        criteria=Criteria(max_drop=recipe.max_drop, min_speedup=recipe.min_speedup),
+    )
+
+
+def _empty_report(recipe: Recipe) -> Report:
+    from gpusq.reports import build_report
+
+    return build_report(recipe.model, ())
+
+
+def _rows(steps: list[Step], recipe: Recipe, context: Context) -> list[Row]:
+    """Models and ONNX files on every target; engines and bundles on their own."""
+    from gpusq.evidence import measured_rows, rows_of
+    from gpusq.targets import load_target
+
+    rows: list[Row] = []
+    artifacts = list({s.done.artifact.digest: s.done.artifact for s in steps}.values())
+    for name in recipe.targets:
+        target = load_target(name)
+        for artifact in artifacts:
+            if artifact.manifest.target in (None, target.name) and artifact.kind != "engine":
+                rows += rows_of(artifact, target, context)
+        engines = [a for a in artifacts if a.kind == "engine" and a.manifest.target == target.name]
+        if engines:
+            rows += measured_rows(engines, target, context)
+    return rows
+
+
+def _layer_times(steps: list[Step], recipe: Recipe) -> list[LayerTime]:
+    """Predicted operator times of what was built for each target, at one batch size."""
+    from gpusq.evidence import layer_times
+    from gpusq.targets import load_target
+
+    targets = {t.name: t for t in map(load_target, recipe.targets)}
+    built = [s.done.artifact for s in steps if s.role == ROLES[0] and s.done.artifact.manifest.stage == Build.name]
+    return [entry for a in built for entry in layer_times(a, targets[str(a.manifest.target)], LAYER_TIME_BATCH)]
+
+
+def lineage_of(store: Store, artifacts: list[Artifact]) -> list[Lineage]:
+    """Every artifact and its ancestors once, parents before children."""
+    from gpusq.reports import Lineage
+
+    found: dict[str, Lineage] = {}
+    for artifact in artifacts:
+        for a in (*store.ancestors(artifact), artifact):
+            m = a.manifest
+            entry = {"kind": m.kind, "stage": m.stage, "digest": m.digest, "key": m.key, "path": str(a.path)}
+            parents = tuple(p.digest for p in m.parents)
+            found.setdefault(m.digest, Lineage.model_validate({**entry, "parents": parents, "target": m.target}))
+    return list(found.values())
+
+
+def _keep(report: Report, steps: list[Step], context: Context) -> Path:
+    from gpusq.runs import keep_report
+
+    last = next(s.done.artifact for s in steps if s.done.artifact.kind == "onnx")
+    return keep_report(report, context.store.root, last.key[:16])
+
+

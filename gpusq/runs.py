@@ -1,0 +1,60 @@
+"""Reports of whole runs: kept in the store under `runs/`, read back, written as JSON and as a page. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpusq.artifacts import replace_text
+from gpusq.errors import ArtifactNotFoundError
+
+if TYPE_CHECKING:
+    from gpusq.reports import Report
+
+
+def keep_report(report: Report, store: Path, name: str) -> Path:
+    """Write a report to STORE/runs/NAME.json, atomically, and point `latest` at it."""
+    from gpusq.reports import report_to_json
+
+    folder = store / "runs"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    replace_text(path, report_to_json(report))
+    replace_text(folder / "latest.txt", name + "\n")
+    return path
+
+
+def read_report(run: str, store: Path) -> Report:
+    """A report by file, run name, or "latest". Raises ArtifactNotFoundError that lists the runs of the store."""
+    from gpusq.reports import report_from_json
+
+    path = Path(run) if run.endswith(".json") else store / "runs" / f"{_latest(store) if run == 'latest' else run}.json"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        known = sorted(p.stem for p in (store / "runs").glob("*.json"))
+        do = f"use one of: {', '.join(known)}" if known else f"run `gpusq compress --store {store}` first"
+        raise ArtifactNotFoundError(f"no report {run!r} in {store}", got=str(error), do=do) from error
+    return report_from_json(text, str(path))
+
+
+def write_report(report: Report, *, json_path: Path | None, html_path: Path | None) -> list[Path]:
+    """Write the report where asked; returns the paths written."""
+    from gpusq.reports import html_page, report_to_json
+
+    written = []
+    for path, text in ((json_path, report_to_json), (html_path, html_page)):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_text(path, text(report))
+            written.append(path)
+    return written
+
+
+def _latest(store: Path) -> str:
+    try:
+        return (store / "runs" / "latest.txt").read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ArtifactNotFoundError(
+            f"{store} holds no run", got=str(error), do=f"run `gpusq compress --store {store}` first"
+        ) from error

@@ -1,0 +1,192 @@
+"""Export: any model artifact to ONNX, twice (float32, strongly typed FP16), checked before it is sealed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from gpusq.errors import LintError, UsageError
+from gpusq.stages.stage import Context, Stage, parameter
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx_ir as ir
+
+    from gpusq.artifacts import Artifact
+    from gpusq.graph.parity import Parity
+    from gpusq.stages.model_files import ModelState
+
+EXPORT_LIBRARIES = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+PARITY_BATCH = 50
+FP32, FP16 = "model.fp32.onnx", "model.fp16.onnx"
+
+
+@dataclass(frozen=True)
+class Export(Stage):
+    """Write the ONNX files and prove that they are the model: parity, 2:4 on the integers, lint, signature."""
+
+    name: ClassVar[str] = "export"
+    takes: ClassVar[tuple[str, ...]] = ("dense", "sparse", "quantized")
+    libraries: ClassVar[tuple[str, ...]] = EXPORT_LIBRARIES
+
+    opset: int = parameter(21, "ONNX operator set, 18 or later (FP16 needs 19, GELU is one node from 20)")
+    samples: int = parameter(32, "test images stored with their expected outputs, for bundles and engines")
+    parity_images: int = parameter(2000, "test images on which ONNX Runtime must agree with PyTorch")
+    float_tolerance: float = parameter(1e-4, "largest difference of a float model's logits, over the largest logit")
+    agreement: float = parameter(0.995, "least share of images with the same top-1, quantized models")
+    fp16_agreement: float = parameter(0.99, "least share of sample images with the same top-1, FP16 file")
+    signature: str | None = parameter(None, "JSON file with the frozen names, shapes and types")
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.parity_images < 1:
+            raise UsageError("export: samples and parity_images must be at least 1", do="raise them")
+
+    def gives(self, parent: Artifact | None) -> str:
+        return "onnx"
+
+    def inputs(self, parent: Artifact | None, context: Context) -> dict[str, str]:
+        from gpusq.recipe_files import sha256_of
+
+        found = {"test": context.images(self.name).test.fingerprint()}
+        return found | ({"signature": sha256_of(Path(self.signature))} if self.signature else {})
+
+    def key_params(self) -> dict[str, Any]:
+        return super().key_params() | {"signature": bool(self.signature)}  # its content counts, not its place
+
+    def run(self, parent: Artifact | None, out: Path, context: Context) -> dict[str, Any]:
+        from gpusq.graph.export_onnx import export_onnx
+        from gpusq.graph.fp16 import to_fp16
+        from gpusq.graph.model_file import model_bytes
+        from gpusq.graph.signature import signature
+        from gpusq.stages.layer_files import carry, write_json
+        from gpusq.stages.model_files import open_model
+
+        artifact = self._parent(parent)
+        state = open_model(artifact)
+        context.progress(self.name, 0, None, "tracing to ONNX")
+        model = export_onnx(state.module, state.workload.input_shape, opset=self.opset)
+        context.progress(self.name, 0, None, "writing float32 and FP16")
+        (out / FP32).write_bytes(model_bytes(model))
+        (out / FP16).write_bytes(model_bytes(to_fp16(model)))
+        write_json(out / "signature.json", signature(model))
+        carry(artifact, out)
+        report = self._parity(state, out, context)
+        write_json(out / "export.json", report)
+        return {k: report[k] for k in ("parity_fp32", "parity_fp16")}
+
+    def ensures(self, parent: Artifact | None, out: Path, context: Context) -> None:
+        """The files that ship, read back: parity, 2:4, lint, signature."""
+        import json
+
+        from gpusq.graph.checks import check_sparsity
+        from gpusq.graph.model_file import read_model
+
+        artifact = self._parent(parent)
+        report = json.loads((out / "export.json").read_text(encoding="utf-8"))
+        self._check_parity(report, artifact.kind)
+        layers = _layers(out)
+        for name in (FP32, FP16):
+            model = read_model(out / name)
+            check_sparsity(model, layers)
+            self._check_quantized(model, layers, name)
+        self._check_signature(out)
+        _lint(read_model(out / FP16))
+
+    def _parent(self, parent: Artifact | None) -> Artifact:
+        if parent is None:
+            raise UsageError("export needs a model artifact", do="run `gpusq qat` first")
+        return parent
+
+    def _parity(self, state: ModelState, out: Path, context: Context) -> dict[str, Any]:
+        """ONNX Runtime beside PyTorch on real images; the first ones are stored with the expected logits."""
+        import numpy as np
+        from safetensors.numpy import save_file
+
+        expected, found, images = self._both(state, out / FP32, context)
+        n = min(self.samples, len(images))
+        half = _run_file(out / FP16, images[:n])
+        logits = np.ascontiguousarray(expected[:n])
+        save_file({"pixel_values": np.ascontiguousarray(images[:n]), "logits": logits}, out / "samples.safetensors")
+        return {"parity_fp32": _parity(expected, found), "parity_fp16": _parity(expected[:n], half)}
+
+    def _both(self, state: ModelState, path: Path, context: Context) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(PyTorch logits, ONNX Runtime logits, the first images) on up to parity_images test images."""
+        import numpy as np
+        import torch
+
+        from gpusq.engines import onnxruntime_engine
+        from gpusq.stages.images import batches_of
+
+        runner = onnxruntime_engine.load_bytes(path.read_bytes())
+        expected, found, kept = [], [], []
+        data = context.images(self.name).test
+        count = min(self.parity_images, len(data))
+        for done, batch in batches_of(data, state.loaded.description, range(count), PARITY_BATCH):
+            context.progress(f"{self.name}: parity", done, count, "ONNX Runtime beside PyTorch")
+            with torch.inference_mode():
+                expected.append(state.module(torch.from_numpy(batch.pixel_values)).numpy())
+            found.append(runner.run(batch.pixel_values))
+            if sum(map(len, kept)) < self.samples:
+                kept.append(batch.pixel_values)
+        return np.concatenate(expected), np.concatenate(found), np.concatenate(kept)
+
+    def _check_parity(self, report: dict[str, Any], kind: str) -> None:
+        from gpusq.graph.parity import check_parity
+
+        fp32, fp16 = _read_parity(report["parity_fp32"]), _read_parity(report["parity_fp16"])
+        if kind == "quantized":
+            check_parity(fp32, relative=float("inf"), top1=self.agreement, what="export: ONNX Runtime and PyTorch")
+        else:
+            check_parity(fp32, relative=self.float_tolerance, top1=0.0, what="export: ONNX Runtime and PyTorch")
+        check_parity(fp16, relative=float("inf"), top1=self.fp16_agreement, what="export: FP16 ONNX and PyTorch")
+
+    def _check_quantized(self, model: ir.Model, layers: Any, name: str) -> None:
+        """Every layer listed as INT8 has INT8 weights in the file."""
+        from gpusq.graph.weights import stored_weights
+
+        int8 = {w.layer for w in stored_weights(model) if w.int8}
+        missing = [layer.name for layer in layers if layer.int8 and layer.name not in int8]
+        if missing:
+            raise LintError(f"export: {name} keeps the weights of quantized layers in INT8", got=", ".join(missing[:5]))
+
+    def _check_signature(self, out: Path) -> None:
+        import json
+
+        from gpusq.graph.signature import check_signature
+
+        if self.signature:
+            frozen = json.loads(Path(self.signature).read_text(encoding="utf-8"))
+            check_signature(json.loads((out / "signature.json").read_text(encoding="utf-8")), frozen)
+
+
+def _layers(out: Path) -> Any:
+    import json
+
+    from gpusq.workload import Layer
+
+    return tuple(Layer(**x) for x in json.loads((out / "layers.json").read_text(encoding="utf-8")))
+
+
+def _lint(model: ir.Model) -> None:
+    from gpusq.graph.lint import check_lint, lint_tensorrt
+
+    check_lint(lint_tensorrt(model))
+
+
+def _run_file(path: Path, images: np.ndarray) -> np.ndarray:
+    from gpusq.engines import onnxruntime_engine
+
+    return onnxruntime_engine.load_bytes(path.read_bytes()).run(images)
+
+
+def _parity(expected: np.ndarray, found: np.ndarray) -> dict[str, Any]:
+    from gpusq.graph.parity import compare
+
+    return asdict(compare(expected, found))
+
+
+def _read_parity(data: dict[str, Any]) -> Parity:
+    from gpusq.graph.parity import Parity
+
+    return Parity(**data)

@@ -1,0 +1,54 @@
+"""Intake: a trained model from a source becomes a dense artifact, checked and in canonical form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from gpusq.stages.stage import Context, Stage, parameter
+
+if TYPE_CHECKING:
+    from gpusq.artifacts import Artifact
+
+MODEL_LIBRARIES = ("torch", "transformers")
+
+
+@dataclass(frozen=True)
+class Intake(Stage):
+    """Read a model, put it in canonical form (patch embedding as a GEMM, packed attention unpacked), seal it."""
+
+    name: ClassVar[str] = "intake"
+    libraries: ClassVar[tuple[str, ...]] = MODEL_LIBRARIES
+
+    model: str = parameter("", "hf:DIR, new:NAME, file.py:function or timm:NAME", key=False)
+    classes: int | None = parameter(None, "number of classes of a new head")
+    seed: int = parameter(0, "seed of fresh weights")
+
+    def gives(self, parent: Artifact | None) -> str:
+        return "dense"
+
+    def inputs(self, parent: Artifact | None, context: Context) -> dict[str, str]:
+        from gpusq.models import source_fingerprint
+
+        return {"model": source_fingerprint(self.model)}
+
+    def run(self, parent: Artifact | None, out: Path, context: Context) -> dict[str, Any]:
+        from gpusq.models import load_model
+        from gpusq.stages.model_files import save_model
+
+        context.progress(self.name, 0, None, f"loading {self.model}")
+        loaded = load_model(self.model, classes=self.classes, seed=self.seed)
+        state = dense_state(loaded)
+        save_model(state, out)
+        return {"parameters": state.workload.parameters, "macs": state.workload.macs}
+
+
+def dense_state(loaded: Any) -> Any:
+    """Check, trace and list the layers of a freshly loaded model. Raises NonFiniteError, UnsupportedModelError."""
+    from gpusq.models import check_finite, gemm_layers, plain_tensors, trace_workload
+    from gpusq.stages.model_files import ModelState
+
+    check_finite(plain_tensors(loaded.module))
+    workload = trace_workload(loaded.module, loaded.description.input_shape)
+    return ModelState(loaded, gemm_layers(loaded.module, loaded.keep_dense), workload)

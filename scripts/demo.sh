@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# The demo: one small vision transformer, compressed on real images on the CPU, with a report. `make demo` runs it.
+set -euo pipefail
+cd -P "$(dirname "$0")/.."
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+
+say() { printf 'demo: %s\n' "$*"; }
+
+if folder=$(scripts/fetch_fashion_mnist.sh); then
+  data=fashion-mnist:$folder
+else
+  status=$?
+  if [ "$status" -ne 3 ]; then exit "$status"; fi
+  say "Fashion-MNIST cannot be had here; using scikit-learn's digits, which are already installed"
+  data=digits
+fi
+
+# ---- the commands of the demo: final form is the lead's ----
+out=build/demo
+mkdir -p "$out"
+say "data: $data; everything is written under $out"
+.venv/bin/gpusq compress --model new:deit-demo --data "$data" --target cpu --target a100 --target agx-orin --store "$out/store" "$@"
+# ------------------------------------------------------------

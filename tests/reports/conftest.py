@@ -1,0 +1,14 @@
+"""The sample is built once; reports are frozen."""
+
+from __future__ import annotations
+
+import pytest
+from sample import sample_report
+
+from gpusq.reports.report import Report
+
+
+@pytest.fixture(scope="session")
+def report() -> Report:
+    """The synthetic sample report."""
+    return sample_report()

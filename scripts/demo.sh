@@ -17,7 +17,8 @@ fi
 
 # ---- the commands of the demo: final form is the lead's ----
 out=build/demo
-mkdir -p "$out"
 say "data: $data; everything is written under $out"
-.venv/bin/gpusq compress --model new:deit-demo --data "$data" --target cpu --target a100 --target agx-orin --store "$out/store" "$@"
+.venv/bin/gpusq compress --recipe export/recipes/fashion-mnist-demo.toml --data "$data" --store "$out/store" \
+  --html "$out/report.html" "$@"
+say "open $out/report.html"
 # ------------------------------------------------------------

@@ -27,7 +27,10 @@ python=$(find_python310) || { say "skipped: no python3.10"; exit 0; }
 venv=$PWD/build/venv-3.10
 wheels=$PWD/build/wheels
 rm -rf "$wheels"
-.venv/bin/python -m build --wheel --no-isolation --outdir "$wheels" . >/dev/null
+if ! building=$(.venv/bin/python -m build --wheel --no-isolation --outdir "$wheels" . 2>&1); then
+  printf '%s\n' "$building" >&2
+  exit 1
+fi
 wheel=$(echo "$wheels"/gpusq-*.whl)
 
 stamp=$({ "$python" -VV; cat pyproject.toml constraints.txt; } | sha256sum)

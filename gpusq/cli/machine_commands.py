@@ -74,9 +74,10 @@ def targets(json: Json = False) -> None:
     with refusals(json):
         from gpusq.targets import load_target, target_names
 
-        found = [load_target(name) for name in target_names()]
+        found = {name: load_target(name) for name in target_names()}
         if json:
-            print_json({"targets": [t.model_dump(mode="json") for t in found]})
+            print_json({"targets": {name: t.model_dump(mode="json") for name, t in found.items()}})
             return
-        for t in found:
-            print_line(f"{t.name:18} {t.title}")
+        for name, t in found.items():
+            alias = "" if name == t.name else f"  (= {t.name})"
+            print_line(f"{name:18} {t.title}{alias}")

@@ -45,11 +45,20 @@ def run_context(store: Path, data: str, quiet: bool, wait_s: float | None) -> It
 
 def artifact_of(reference: str, store_dir: Path) -> Artifact:
     """The artifact that a reference names: a path anywhere, or a prefix within the store."""
+    if (Path(reference) / "artifact.json").is_file():
+        from gpusq.artifacts import open_artifact
+
+        return open_artifact(Path(reference))
     return open_store(store_dir).resolve(reference)
 
 
 def open_store(store_dir: Path) -> Store:
-    """The store at `store_dir` (it need not exist yet)."""
+    """The existing store at `store_dir`. Raises ArtifactNotFoundError where there is none."""
     from gpusq.artifacts import Store
+    from gpusq.errors import ArtifactNotFoundError
 
+    if not store_dir.is_dir():
+        raise ArtifactNotFoundError(
+            f"there is no store at {store_dir}", do="give --store DIR, or run `gpusq compress` first, which makes one"
+        )
     return Store(store_dir)

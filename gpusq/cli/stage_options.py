@@ -19,7 +19,7 @@ def options_of(stage: type[Stage], skip: frozenset[str] = frozenset()) -> list[i
 
 
 def _option(name: str, hint: Any, default: Any, metadata: Any) -> inspect.Parameter:
-    text = f"{metadata.get('help', '')}{_choices(hint)} [stage default: {_shown(default)}]"
+    text = f"{metadata.get('help', '')}{_choices(hint)} (default: {_shown(default)})"
     flag = "--" + name.replace("_", "-")
     flags = [f"{flag}/--no-{name.replace('_', '-')}"] if hint is bool else [flag]
     annotation = Annotated[_cli_type(hint), typer.Option(*flags, help=text, show_default=False)]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from gpusq.errors import MissingExtraError, UnsupportedModelError
@@ -37,9 +38,8 @@ def load_directory(spec: Spec, classes: int | None, seed: int) -> Raw:
     image = read_preprocessing(folder, config)
     if config.model_type in INTERPOLATING:
         fold_positions(module, image.input_shape)
-    named = config.id2label if classes is None or len(config.id2label) == classes else {}
-    names = tuple(str(named[i]) for i in sorted(named)) or None
-    return Raw(module, "hf", config.model_type, plain_config(module.config), *image.as_tuple(), classes=names)
+    facts = plain_config(module.config)
+    return Raw(module, "hf", config.model_type, facts, *image.as_tuple(), classes=_class_names(config))
 
 
 def fresh_model(family: str, config: dict[str, Any], classes: int, seed: int) -> tuple[nn.Module, dict[str, Any]]:
@@ -181,13 +181,19 @@ def _read_model(folder: Path, config: Any, classes: int | None) -> nn.Module:
             output_loading_info=True,
             ignore_mismatched_sizes=classes is not None,
         )
-    except (ValueError, OSError, RuntimeError, KeyError) as error:
+    except (ValueError, OSError, RuntimeError, KeyError, SafetensorError) as error:
         raise UnsupportedModelError(
             f"{folder} holds an image classifier of transformers", got=str(error), do="check config.json and weights"
         ) from error
     _check_loaded(folder, module, info, classes)
     loaded: nn.Module = module
     return loaded
+
+
+def _class_names(config: Any) -> tuple[str, ...] | None:
+    """The names of the classes in order; None where transformers made them up."""
+    names = tuple(str(config.id2label[i]) for i in sorted(config.id2label))
+    return None if names == tuple(f"LABEL_{i}" for i in range(len(names))) else names
 
 
 def _model_class(config: Any) -> Any:

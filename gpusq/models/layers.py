@@ -53,17 +53,22 @@ def find_keep_dense(module: nn.Module, probe: Probe) -> dict[str, str]:
 def find_blocks(module: nn.Module) -> tuple[str, ...]:
     """Names of the repeated transformer blocks, in order; Swin's over all its stages. Empty where nothing repeats.
 
-    A block class is one that fills a ModuleList or Sequential of at least two members with nothing else, contains
-    a Linear without being one, and contains no other block class.
+    A block class is one that fills a ModuleList or Sequential of at least two members with nothing else and contains
+    a Linear without being one. Blocks are the members of such classes, in lists of any length, that contain no others.
     """
     kinds = {kind for part in module.modules() if (kind := _repeated_kind(part)) is not None}
-    blocks = [(n, m) for n, m in module.named_modules() if type(m) in kinds]
-    outer = {type(m) for _, m in blocks if any(type(p) in kinds for p in m.modules() if p is not m)}
+    members = {id(m) for part in module.modules() for m in _members(part) if type(m) in kinds}
+    blocks = [(n, m) for n, m in module.named_modules() if id(m) in members]
+    outer = {type(m) for _, m in blocks if any(id(p) in members for p in m.modules() if p is not m)}
     return tuple(n for n, m in blocks if type(m) not in outer)
 
 
+def _members(part: nn.Module) -> list[nn.Module]:
+    return list(part.children()) if isinstance(part, (nn.ModuleList, nn.Sequential)) else []
+
+
 def _repeated_kind(part: nn.Module) -> type[nn.Module] | None:
-    members = list(part.children()) if isinstance(part, (nn.ModuleList, nn.Sequential)) else []
+    members = _members(part)
     if len(members) < 2 or len({type(m) for m in members}) != 1 or isinstance(members[0], (nn.Linear, nn.Conv2d)):
         return None
     return type(members[0]) if all(_has_linear(m) for m in members) else None
@@ -81,7 +86,7 @@ def _heads(probe: Probe) -> list[nn.Module]:
         trailing += 1
     if trailing:
         return [run.layer for run in runs[len(runs) - trailing :]]
-    wide = [run.layer for run in runs if shape[-1] in (run.shape[-1], run.shape[1])]
+    wide = [run.layer for run in runs if shape[-1] in (*run.shape[-1:], *run.shape[1:2])]
     return wide[-1:] or [run.layer for run in runs[-1:]]
 
 

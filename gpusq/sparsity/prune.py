@@ -26,6 +26,7 @@ def prune_matrix(
     """
     if score not in SCORES:
         raise PatternError(f"a score is one of {', '.join(SCORES)}", got=repr(score), do="choose one of them")
+    matrix = matrix.detach()
     if score == "magnitude":
         return _masked(matrix, mask_nm(magnitude_score(matrix), n, m))
     if inputs is None or not inputs.rows:

@@ -50,11 +50,10 @@ class EngineFit(Strict):
     """How GEMMs and the rest run inside one engine, back to back in one graph.
 
     start_us: time of an empty engine. kernel_us: gap and ramp of one kernel in the graph (replaces t0_us).
-    gemm_scale: multiplies the GEMM time of a path (clocks, output type, fused epilogues); 1 where
-    a path is not named, but an unnamed 2:4 path takes that of int8/2:4. attention_efficiency: share of the
-    base precision's dense peak that fused attention reaches. memory_efficiency: share of the bandwidth that
-    LayerNorm-like kernels reach. error_p90: 0.9 quantile of |ln(predicted / published)| over whole
-    models, widened where stated.
+    gemm_scale: multiplies the GEMM time of a path (clocks, output type, fused epilogues); 1 where a path is not
+    named. attention_efficiency: share of the base precision's dense peak that fused attention reaches.
+    memory_efficiency: share of the bandwidth that LayerNorm-like kernels reach. error_p90: 0.9 quantile of
+    |ln(predicted / published)| over whole models, widened where stated.
     """
 
     start_us: Annotated[float, Field(ge=0)]
@@ -67,8 +66,7 @@ class EngineFit(Strict):
 
     def scale(self, dtype: str, sparsity: str) -> float:
         """The factor on a path's GEMM time."""
-        named = self.gemm_scale
-        return named.get(f"{dtype}/{sparsity}") or (named.get("int8/2:4", 1.0) if sparsity == "2:4" else 1.0)
+        return self.gemm_scale.get(f"{dtype}/{sparsity}", 1.0)
 
 
 class Mode(Strict):

@@ -190,7 +190,7 @@ def test_signature_describes_the_border(exported: ir.Model) -> None:
 def test_a_renamed_input_breaks_the_signature(exported: ir.Model) -> None:
     frozen = signature(exported)
     exported.graph.inputs[0].name = "images"
-    with pytest.raises(SignatureError, match="'pixel_values' is missing.*'images' is new"):
+    with pytest.raises(SignatureError, match=r"'pixel_values' is missing.*'images' is new"):
         check_signature(signature(exported), frozen)
 
 

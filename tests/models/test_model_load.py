@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from model_samples import images, logits
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from gpusq.errors import ClassMismatchError, MissingExtraError, NonFiniteError, UnsupportedModelError
-from gpusq.models import LoadedModel, ModelDescription, load_model, plain_tensors, preset_names, rebuild
-from gpusq.models import source_fingerprint
+from gpusq.models import (
+    LoadedModel,
+    ModelDescription,
+    load_model,
+    plain_tensors,
+    preset_names,
+    rebuild,
+    source_fingerprint,
+)
 from gpusq.models.huggingface import quiet, seeded
-from tests.models.conftest import images, logits
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 
@@ -22,7 +32,9 @@ SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 def write_directory(folder: Path, family: str = "vit", **options: object) -> transformers.PreTrainedModel:
     """A small classifier as save_pretrained leaves it."""
     sizes = {k: v for k, v in SMALL.items() if family != "dinov2" or k != "intermediate_size"}
-    config = transformers.AutoConfig.for_model(family, **{**sizes, "image_size": 32, "patch_size": 8, **options})
+    config = transformers.AutoConfig.for_model(
+        family, **{**sizes, "image_size": 32, "patch_size": 8, "architectures": [], **options}
+    )
     with quiet(), seeded(5):
         model = transformers.AutoModelForImageClassification.from_config(config, attn_implementation="eager")
         model.save_pretrained(folder)
@@ -223,9 +235,44 @@ def test_torn_weights_are_refused(directory: Path) -> None:
 
 
 def test_timm_model_without_timm_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "timm", None)
+    monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(MissingExtraError, match=r"gpusq\[timm\]"):
         load_model("timm:vit_tiny_patch16_224")
+
+
+class FakeTimm(types.ModuleType):
+    """What this project calls of timm."""
+
+    def create_model(self, name: str, pretrained: bool, num_classes: int = 10) -> nn.Module:
+        if pretrained or name != "net":
+            raise RuntimeError(f"Unknown model ({name})")
+        return nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.Flatten(1), nn.Linear(32, num_classes))
+
+    @property
+    def data(self) -> types.SimpleNamespace:
+        config = {"input_size": (3, 8, 8), "mean": (0.1,) * 3, "std": (0.2,) * 3, "interpolation": "bicubic"}
+        return types.SimpleNamespace(resolve_model_data_config=lambda module: config)
+
+
+def test_timm_model_loads_its_weights_and_rebuilds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "timm", FakeTimm("timm"))
+    weights = FakeTimm("timm").create_model("net", False, 6).state_dict()
+    save_file(weights, tmp_path / "net.safetensors")
+    loaded = load_model(f"timm:net?weights={tmp_path / 'net.safetensors'}", classes=6)
+    assert torch.equal(plain_tensors(loaded.module)["2.weight"], weights["2.weight"])
+    assert (loaded.description.resize, loaded.description.mean) == ("bicubic", (0.1, 0.1, 0.1))
+    twin = rebuild(loaded.description, plain_tensors(loaded.module), loaded.files)
+    assert torch.equal(logits(twin.module, images(loaded)), logits(loaded.module, images(loaded)))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [("other", "Unknown model"), ("net?weights=a.pth", "safetensors"), ("net?pretrained=1", "weights")],
+)
+def test_timm_model_that_cannot_be_had_is_refused(spec: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", FakeTimm("timm"))
+    with pytest.raises(UnsupportedModelError, match=message):
+        load_model(f"timm:{spec}")
 
 
 def test_fingerprint_follows_content_not_place(directory: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

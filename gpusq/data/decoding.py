@@ -1,0 +1,109 @@
+"""One image file to RGB. Whatever the file holds, it is either read correctly or refused as unreadable."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpusq.data.imageset import Pixels, UnreadableImageError
+from gpusq.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Formats that Pillow decodes by itself; others (EPS) would start programs on what a stranger's file says.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+SUFFIXES = frozenset(
+    ".avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
+)
+WIDE_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+
+
+def read_rgb(path: Path) -> Pixels:
+    """The first frame of an image file, upright as its EXIF tag says, as RGB uint8 [H, W, 3].
+
+    Transparency is dropped; 16-bit grey keeps its high byte. Raises UnreadableImageError for anything that is no
+    whole picture or has more pixels than Pillow's limit (89 million); MissingExtraError without Pillow.
+    """
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise MissingExtraError("pillow", "host", "reading image files") from error
+    if not path.is_file():  # also keeps away from pipes, which would wait for ever
+        raise UnreadableImageError(f"{path} cannot be read", got="no regular file")
+    formats = _formats()
+    try:
+        with quiet_pillow(), path.open("rb") as file, Image.open(file, formats=formats) as image:
+            return _rgb(ImageOps.exif_transpose(image))
+    except UnreadableImageError:
+        raise
+    except Exception as error:  # damaged files raise nearly anything inside a decoder
+        raise UnreadableImageError(f"{path} cannot be read", got=f"{type(error).__name__}: {error}") from error
+
+
+def _formats() -> list[str]:
+    """The accepted formats that this Pillow was built with."""
+    from PIL import Image
+
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _rgb(image: Image.Image) -> Pixels:
+    """[H, W, 3] from a Pillow image of any mode."""
+    if image.mode == "F":
+        raise UnreadableImageError("floating-point images have no agreed white", do="convert them to 8 bits")
+    if image.mode in WIDE_MODES:
+        return np.repeat(_high_byte(np.asarray(image))[:, :, None], 3, axis=2)
+    if image.mode == "RGBa":  # has no direct way to RGB
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
+
+
+def _high_byte(grey: np.ndarray) -> Pixels:
+    """uint8 [H, W] from 16-bit grey [H, W] in any integer type."""
+    if grey.min() < 0 or grey.max() > 0xFFFF:
+        raise UnreadableImageError("grey values must be 0 to 65535", got=f"{grey.min()} to {grey.max()}")
+    return (grey >> 8).astype(np.uint8)
+
+
+class _QuietPillow:
+    """Pillow's warnings off while at least one thread decodes; its decompression-bomb warning becomes an error.
+
+    warnings.catch_warnings changes the whole process, so only the first thread in and the last one out touch it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._saved = contextlib.ExitStack()
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._enter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if self._inside == 0:
+                    self._saved.close()
+
+    def _enter(self) -> None:
+        from PIL import Image
+
+        self._saved.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", module=r"PIL\b")
+        warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+
+
+quiet_pillow = _QuietPillow()

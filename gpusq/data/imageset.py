@@ -1,0 +1,84 @@
+"""What every image set offers, whatever it is read from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpusq.errors import DataError
+
+Pixels = NDArray[np.uint8]
+
+
+class UnreadableImageError(DataError):
+    """One file that gives no picture. The loader counts and skips it, up to its tolerance."""
+
+
+@runtime_checkable
+class ImageSet(Protocol):
+    """One split of a data set. Image i has the id ids[i]; the order is the same on every machine.
+
+    name: of the data set. split: "train" or "test". classes: names in the order of the labels, () without labels.
+    supervised: whether every image has a label.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def split(self) -> str: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def supervised(self) -> bool: ...
+
+    @property
+    def ids(self) -> Sequence[str]: ...
+
+    def __len__(self) -> int: ...
+
+    def label(self, index: int) -> int | None:
+        """0 .. len(classes) - 1, None without labels."""
+        ...
+
+    def image(self, index: int) -> Pixels:
+        """RGB uint8 [H, W, 3]. Raises UnreadableImageError."""
+        ...
+
+    def content_sha256(self, index: int) -> str:
+        """Hex sha256 of the bytes that image(index) is made from."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Hex sha256 over every id, content hash and class; any changed byte, name or label changes it."""
+        ...
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """A data set: the images to learn and calibrate from, and the images to judge on."""
+
+    name: str
+    train: ImageSet
+    test: ImageSet
+
+
+def fingerprint_of(entries: Iterable[tuple[str, str, str]]) -> str:
+    """Hex sha256 over (id, content sha256, class name) lines; the order given does not matter."""
+    lines = sorted(f"{sha256}  {image_id}\t{name}\n" for image_id, sha256, name in entries)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def order_by_hash(ids: Sequence[str], seed: int) -> list[int]:
+    """Indices of `ids` in an order that looks random and depends on the seed and the ids alone.
+
+    No random generator: the same on every platform and library version, and independent of the order given.
+    """
+    return sorted(range(len(ids)), key=lambda i: (hashlib.sha256(f"{seed}:{ids[i]}".encode()).digest(), ids[i]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,9 @@ if TYPE_CHECKING:
     from gpusq.artifacts import Artifact
     from gpusq.engines import Runner
     from gpusq.latency import Timing
+
+WARMUP = 3
+MIN_REPEATS = 15
 
 
 def open_engine(artifact: Artifact, threads: int | None = None) -> Runner:
@@ -28,9 +30,9 @@ def open_engine(artifact: Artifact, threads: int | None = None) -> Runner:
             got="; ".join(problems[:3]),
             do="remove its directory and run the same command again to rebuild it",
         )
-    from gpusq.engines import load_engine
+    from gpusq.engines import cpu_threads, load_cpu
 
-    return load_engine(artifact.path, artifact.read_json("engine.json")["runtime"], threads)
+    return load_cpu(artifact.read_json("engine.json")["runtime"], artifact.path, threads or cpu_threads())
 
 
 def sample_batch(artifact: Artifact, batch: int) -> np.ndarray:
@@ -48,12 +50,8 @@ def time_engines(
     """Digest -> Timing of one batch, the engines taking turns in one run so that their ratio is fair."""
     from gpusq.latency import time_interleaved
 
-    with ExitStack():
-        calls = {}
-        for engine in engines:
-            runner, images = open_engine(engine, threads), sample_batch(engine, batch)
-            calls[engine.digest] = _call(runner, images)
-        return time_interleaved(calls, batch=batch, max_seconds=seconds)
+    calls = {e.digest: _call(open_engine(e, threads), sample_batch(e, batch)) for e in engines}
+    return time_interleaved(calls, warmup=WARMUP, min_repeats=MIN_REPEATS, batch=batch, max_seconds=seconds)
 
 
 def _call(runner: Runner, images: np.ndarray) -> Any:

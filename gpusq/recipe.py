@@ -14,14 +14,13 @@ with file, table and key. There is no inheritance.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gpusq.errors import GpusqError, RecipeError
+from gpusq.errors import RecipeError
 from gpusq.stages import Build, Export, Prune, Qat, Train
 from gpusq.stages.stage import Stage
 
@@ -191,11 +190,3 @@ def _toml(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         return "[" + ", ".join(_toml(v) for v in value) + "]"
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
-
-
-def sha256_of(path: Path) -> str:
-    """Hash of a recipe, manifest or signature file, as it enters keys."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise GpusqError(f"{path} cannot be read", got=str(error), do="give an existing file") from error

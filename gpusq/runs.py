@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpusq.artifacts import replace_text
+from gpusq.artifacts.durable import replace_file, writing
 from gpusq.errors import ArtifactNotFoundError
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ def keep_report(report: Report, store: Path, name: str) -> Path:
     folder = store / "runs"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
-    replace_text(path, report_to_json(report))
-    replace_text(folder / "latest.txt", name + "\n")
+    _put(path, report_to_json(report))
+    _put(folder / "latest.txt", name + "\n")
     return path
 
 
@@ -46,7 +46,7 @@ def write_report(report: Report, *, json_path: Path | None, html_path: Path | No
     for path, text in ((json_path, report_to_json), (html_path, html_page)):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            replace_text(path, text(report))
+            _put(path, text(report))
             written.append(path)
     return written
 
@@ -58,3 +58,9 @@ def _latest(store: Path) -> str:
         raise ArtifactNotFoundError(
             f"{store} holds no run", got=str(error), do=f"run `gpusq compress --store {store}` first"
         ) from error
+
+
+def _put(path: Path, text: str) -> None:
+    """Write atomically. Raises StoreFullError."""
+    with writing(path):
+        replace_file(path, text.encode())

@@ -80,14 +80,15 @@ def predictor_of(artifact: Artifact) -> tuple[str, Predictor]:
     if artifact.kind in MODEL_KINDS:
         return "PyTorch", _torch_predictor(artifact)
     if artifact.kind == "onnx":
-        from gpusq.engines import onnxruntime_engine
+        from gpusq.engines import cpu_threads, onnxruntime_engine
 
-        return "ONNX Runtime", onnxruntime_engine.load_bytes(artifact.read("model.fp32.onnx")).run
+        runner = onnxruntime_engine.load_bytes(artifact.read("model.fp32.onnx"), cpu_threads())
+        return "ONNX Runtime on the float32 ONNX", runner.run
     if artifact.kind == "engine":
         from gpusq.measurement import open_engine
 
-        runner = open_engine(artifact)
-        return f"the engine itself, {runner.name}", runner.run
+        engine = open_engine(artifact)
+        return f"the engine itself, {engine.name}", engine.run
     raise CheckError(f"an artifact of kind {artifact.kind} cannot be run here", do="build it for cpu")
 
 

@@ -80,7 +80,7 @@ def _recipe(
 
 
 def _write(result: Compressed, html: Path | None, report: Path | None) -> None:
-    from gpusq.pipeline import write_report
+    from gpusq.runs import write_report
 
     write_report(result.report, json_path=report, html_path=html)
 

@@ -69,5 +69,5 @@ def _check(
     if labels.shape != (len(pixels),) or len(ids) != len(pixels) or len(set(ids)) != len(ids):
         got = f"{len(pixels)} images, {len(labels)} labels, {len(set(ids))} different ids"
         raise DataError(f"{name}: each image needs one label and an id of its own", got=got)
-    if labels.size and not (0 <= labels.min() and labels.max() < len(classes)):
+    if labels.size and not (labels.min() >= 0 and labels.max() < len(classes)):
         raise DataError(f"{name}: labels must be 0 to {len(classes) - 1}", got=f"{labels.min()} to {labels.max()}")

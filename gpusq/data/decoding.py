@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import warnings
 from collections.abc import Iterator
@@ -20,9 +21,14 @@ if TYPE_CHECKING:
 # Formats that Pillow decodes by itself; others (EPS) would start programs on what a stranger's file says.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 SUFFIXES = frozenset(
-    ".avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
+    (
+        *(".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
+        *(".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+    )
 )
 WIDE_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # otherwise its messages go to the terminal of any program
 
 
 def read_rgb(path: Path) -> Pixels:
@@ -40,7 +46,8 @@ def read_rgb(path: Path) -> Pixels:
     formats = _formats()
     try:
         with quiet_pillow(), path.open("rb") as file, Image.open(file, formats=formats) as image:
-            return _rgb(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)
+            return _rgb(image)
     except UnreadableImageError:
         raise
     except Exception as error:  # damaged files raise nearly anything inside a decoder

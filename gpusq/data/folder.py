@@ -77,9 +77,13 @@ def open_folder(folder: Path) -> DataSpec:
     test = next((folder / t for t in TESTS if (folder / t).is_dir()), None)
     if (folder / TRAIN).is_dir() and test is not None:
         return _two_folders(name, folder, test)
-    only_train = [p.name for p in _visible(folder)] == [TRAIN]
-    if only_train:
-        raise EmptyDataError(f"{folder} has {TRAIN}/ only", do=f"add {folder}/val, or give {folder}/{TRAIN} to split")
+    folders = sorted(p.name for p in _visible(folder) if p.is_dir())
+    if folders and set(folders) <= {TRAIN, *TESTS}:
+        raise EmptyDataError(
+            f"{folder} must hold train/ and one of {', '.join(TESTS)}",
+            got=f"only {', '.join(folders)}",
+            do=f"add the other one, or give {folder / folders[0]}, which is then split",
+        )
     return _split_by_hash(name, *_scan(folder, folder))
 
 

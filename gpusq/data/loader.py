@@ -81,7 +81,7 @@ class Loader:
         IndexError for an index outside the set.
         """
         wanted = np.asarray(indices, dtype=np.int64)
-        if wanted.size and not (0 <= wanted.min() and wanted.max() < len(self.imageset)):
+        if wanted.size and not (wanted.min() >= 0 and wanted.max() < len(self.imageset)):
             raise IndexError(f"indices must be 0 to {len(self.imageset) - 1}, got {wanted.min()} to {wanted.max()}")
         if self._whole is not None:
             return self._pack(self._whole[wanted], wanted, ())
@@ -106,13 +106,15 @@ class Loader:
         with self._lock:
             known = {i: found for i in unique if (found := self._cache.get(i)) is not None}
             missing = [i for i in unique if i not in known and i not in self._unreadable]
-        for i, found in zip(missing, map_in_threads(self._decode, missing), strict=True):
-            if isinstance(found, str):
-                self._count(i, found)
-            else:
-                known[i] = found
-                with self._lock:
-                    self._cache.put(i, found)
+        decoded = map_in_threads(self._decode, missing)  # outside the lock: two threads may decode the same image
+        with self._lock:
+            for i, image in zip(missing, decoded, strict=True):
+                if isinstance(image, str):
+                    self._unreadable[i] = image
+                else:
+                    known[i] = image
+                    self._cache.put(i, image)
+            self._check_tolerance()
         return known
 
     def _decode(self, index: int) -> Pixels | str:
@@ -124,15 +126,13 @@ class Loader:
         except UnreadableImageError as error:
             return str(error)
 
-    def _count(self, index: int, reason: str) -> None:
-        with self._lock:
-            self._unreadable[index] = reason
-            met = dict(sorted(self._unreadable.items()))
-        if len(met) > self.tolerance * len(self.imageset):
+    def _check_tolerance(self) -> None:
+        if len(self._unreadable) > self.tolerance * len(self.imageset):
+            reasons = [reason for _, reason in sorted(self._unreadable.items())]
             raise CorruptImagesError(
                 f"{self.imageset.name} {self.imageset.split}: at most {self.tolerance:.2%} of "
                 f"{len(self.imageset)} images may be unreadable",
-                got=f"{len(met)} so far: {'; '.join(list(met.values())[:NAMED_FILES])}",
+                got=f"{len(reasons)} so far: {'; '.join(reasons[:NAMED_FILES])}",
                 do="mend or remove these files",
             )
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from gpusq.data.imageset import Pixels
 from gpusq.errors import DataError, MissingExtraError
 
-
 Resize = Literal["bilinear", "bicubic", "nearest", "lanczos"]
 GREY_WEIGHTS = (19595, 38470, 7471)  # ITU-R 601-2 luma in 1/65536, rounded as Pillow's mode L does
 Float32 = NDArray[np.float32]
@@ -50,7 +49,8 @@ class Preprocess:
 
     def __call__(self, image: Pixels) -> Float32:
         """uint8 [H, W, 3] -> float32 [C, H', W']."""
-        return self.normalised(self.resized(image)[None])[0]
+        values: Float32 = self.normalised(self.resized(image)[None])[0]
+        return values
 
     def resized(self, image: Pixels) -> Pixels:
         """uint8 [H, W, 3] or grey [H, W] -> uint8 [C, H', W'], or [1, H', W'] where the input is grey."""

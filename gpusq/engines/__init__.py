@@ -1,1 +1,26 @@
-"""One file per builder and runner: OpenVINO, ONNX Runtime, TensorRT-RTX, TensorRT and the bundle a device finishes."""
+"""One file per builder and runner: OpenVINO, ONNX Runtime, TensorRT-RTX, TensorRT and the bundle a device finishes.
+
+`tensorrt_rtx` is not imported here, since it is also run as a program (`python -m gpusq.engines.tensorrt_rtx`).
+"""
+
+from gpusq.engines.bundle import BatchProfile, Bundle, read_bundle, write_bundle
+from gpusq.engines.cpu import CpuChoice, choose_cpu, load_cpu
+from gpusq.engines.rtx_layers import PlanLayer, RtxCheck
+from gpusq.engines.runner import Runner, cpu_threads
+from gpusq.engines.tensorrt import EngineFacts, finish_bundle
+
+__all__ = [
+    "BatchProfile",
+    "Bundle",
+    "CpuChoice",
+    "EngineFacts",
+    "PlanLayer",
+    "RtxCheck",
+    "Runner",
+    "choose_cpu",
+    "cpu_threads",
+    "finish_bundle",
+    "load_cpu",
+    "read_bundle",
+    "write_bundle",
+]

@@ -43,6 +43,14 @@ def build(onnx_model: bytes, directory: Path) -> None:
 
 def load(directory: Path, threads: int) -> OnnxRuntimeRunner:
     """A runner with `threads` threads that do not spin after a call. Raises EngineError, MissingExtraError."""
+    path = directory / FILE
+    if not path.is_file():
+        raise no_engine(directory, FILE)
+    return load_bytes(path.read_bytes(), threads, where=str(directory))
+
+
+def load_bytes(onnx_model: bytes, threads: int, where: str = "the ONNX model") -> OnnxRuntimeRunner:
+    """As `load`, from the bytes of a model; `where` names it in errors."""
     try:
         import onnxruntime as ort
     except ImportError as error:
@@ -51,18 +59,12 @@ def load(directory: Path, threads: int) -> OnnxRuntimeRunner:
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 4
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    path = directory / FILE
-    if not path.is_file():
-        raise no_engine(directory, FILE)
     try:
         session = ort.InferenceSession(
-            path.read_bytes(),
-            options,
-            providers=["CPUExecutionProvider"],
-            disabled_optimizers=list(DISABLED_OPTIMIZERS),
+            onnx_model, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(DISABLED_OPTIMIZERS)
         )
     except Exception as error:
-        raise no_engine(directory, FILE, error) from error
+        raise no_engine(where, FILE, error) from error
     if len(session.get_inputs()) != 1 or len(session.get_outputs()) != 1:
-        raise EngineError(f"{path}: one input and one output were expected")
+        raise EngineError(f"{where}: one input and one output were expected")
     return OnnxRuntimeRunner(session)

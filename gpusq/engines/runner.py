@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Protocol
 
 import numpy as np
@@ -42,3 +43,8 @@ def no_engine(directory: object, file: str, cause: BaseException | None = None) 
         got=str(cause).splitlines()[0] if cause and str(cause) else "",
         do="build the engine again: gpusq build",
     )
+
+
+def cpu_threads() -> int:
+    """Threads of a CPU engine: the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -144,10 +144,20 @@ def _auto_class() -> Any:
 
 
 def _build(chosen: Any, config: Any) -> nn.Module:
-    register_attention()
     build = chosen.from_config if hasattr(chosen, "from_config") else chosen._from_config
-    module: nn.Module = build(config, attn_implementation=ATTENTION_NAME, dtype=torch.float32)
+    module: nn.Module = _with_own_attention(build, config, dtype=torch.float32)
     return module
+
+
+def _with_own_attention(build: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Build with this package's attention; with the library's explicit one for a family that knows only its own."""
+    register_attention()
+    try:
+        return build(*args, attn_implementation=ATTENTION_NAME, **options)
+    except KeyError as error:
+        if error.args != (ATTENTION_NAME,):
+            raise
+        return build(*args, attn_implementation="eager", **options)
 
 
 def _read_config(folder: Path) -> Any:
@@ -169,13 +179,12 @@ def _read_config(folder: Path) -> Any:
 
 
 def _read_model(folder: Path, config: Any, classes: int | None) -> nn.Module:
-    register_attention()
     try:
-        module, info = _model_class(config).from_pretrained(
+        module, info = _with_own_attention(
+            _model_class(config).from_pretrained,
             folder,
             config=config,
             dtype=torch.float32,
-            attn_implementation=ATTENTION_NAME,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
@@ -192,7 +201,8 @@ def _read_model(folder: Path, config: Any, classes: int | None) -> nn.Module:
 
 def _class_names(config: Any) -> tuple[str, ...] | None:
     """The names of the classes in order; None where transformers made them up."""
-    names = tuple(str(config.id2label[i]) for i in sorted(config.id2label))
+    labels = config.id2label or {}  # some families reset it
+    names = tuple(str(labels[i]) for i in sorted(labels))
     return None if names == tuple(f"LABEL_{i}" for i in range(len(names))) else names
 
 

@@ -1,10 +1,10 @@
 """INT8 by fake quantization: placement policies, ranges, scales that export as Q/DQ."""
 
+from gpusq.quantization.calibration import calibrate
 from gpusq.quantization.fake_quantize import PER_TENSOR, fake_quantize
 from gpusq.quantization.layers import (
     QuantConv2d,
     QuantLinear,
-    calibrate,
     insert,
     load_scales,
     quantizers,

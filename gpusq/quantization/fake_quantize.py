@@ -1,8 +1,7 @@
-"""Rounding to integers and back: the operator that exports, and the one whose scale learns.
+"""Fake quantization: the operator that exports as Q/DQ, and the form whose scale is learned.
 
-Both run the same arithmetic, `round(x / scale)` with a true division, clamped and multiplied back, as ONNX
-QuantizeLinear and DequantizeLinear do; so a trained model and its export carry the same integers.
-The four in-place passes are several times faster on a CPU than torch's own fake-quantize kernels.
+Both compute round(x / scale), clamped, times scale, with a true division and ties to even, as QuantizeLinear and
+DequantizeLinear do, so that a trained model and its export carry the same integers.
 """
 
 from __future__ import annotations
@@ -12,42 +11,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
-def integer_range(bits: int, *, weight: bool) -> tuple[int, int]:
-    """Lowest and highest integer: symmetric for weights (8 bits: -127, 127), full for activations (-128, 127)."""
-    hi = 2 ** (bits - 1) - 1
-    return (-hi if weight else -hi - 1), hi
+PER_TENSOR = -1
+"""The `axis` of a scale that is one number."""
 
 
-def along(scale: Tensor, axis: int, dims: int) -> Tensor:
-    """View a scale [C] so that it broadcasts along `axis` of a tensor with `dims` axes; a 0-d scale stays."""
-    if scale.dim() == 0:
+def spread(scale: Tensor, axis: int, dims: int) -> Tensor:
+    """A per-channel scale shaped to broadcast over `axis` of a tensor with `dims` axes; a per-tensor one as it is."""
+    if axis == PER_TENSOR or scale.dim() == 0:
         return scale
-    shape = [1] * dims
-    shape[axis] = -1
-    return scale.view(shape)
+    return scale.view([-1 if d == axis % dims else 1 for d in range(dims)])
 
 
-def round_trip(x: Tensor, scale: Tensor, axis: int, lo: int, hi: int) -> Tensor:
-    """Quantize and dequantize without a gradient; a new tensor of x's shape and type, computed in float32.
-
-    x: any shape. scale: 0-d (per tensor) or [C] along `axis`, positive. lo, hi: the integers' range.
-    """
-    s = along(scale, axis, x.dim())
-    return (x.float() / s).round_().clamp_(lo, hi).mul_(s).to(x.dtype)
-
-
-@torch.library.custom_op(
-    "gpusq::fake_quantize",
-    mutates_args=(),
-    schema="(Tensor x, Tensor scale, int axis, int lo, int hi) -> Tensor",
-)
+@torch.library.custom_op("gpusq::fake_quantize", mutates_args=())
 def fake_quantize(x: Tensor, scale: Tensor, axis: int, lo: int, hi: int) -> Tensor:
-    """`round_trip` as one operator that survives torch.export; straight-through gradient, none for the scale.
+    """round(x / scale) clamped to [lo, hi], times scale; zero stays zero.
 
-    The gradient passes where x rounds into [lo, hi] and is zero elsewhere.
+    x: any shape, floating. scale: 0-d (axis -1) or 1-d along `axis`, positive. Exports as QuantizeLinear and
+    DequantizeLinear with zero point 0. Straight-through gradient inside the range, none outside.
     """
-    return round_trip(x, scale, axis, lo, hi)
+    s = spread(scale, axis, x.dim())
+    return torch.div(x, s).round_().clamp_(lo, hi).mul_(s)
 
 
 @fake_quantize.register_fake
@@ -55,69 +38,39 @@ def _(x: Tensor, scale: Tensor, axis: int, lo: int, hi: int) -> Tensor:
     return torch.empty_like(x)
 
 
-def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, scale, ctx.axis, ctx.lo, ctx.hi = inputs
-    ctx.save_for_backward(x, scale)
+def _setup(ctx: Any, inputs: tuple[Tensor, Tensor, int, int, int], output: Tensor) -> None:
+    x, scale, axis, lo, hi = inputs
+    scaled = x / spread(scale, axis, x.dim())
+    ctx.save_for_backward((scaled >= lo - 0.5) & (scaled <= hi + 0.5))
 
 
-def _straight_through(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, scale = ctx.saved_tensors
-    v = x / along(scale, ctx.axis, x.dim())
-    return pass_inside(grad, v, ctx.lo, ctx.hi), None, None, None, None
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (inside,) = ctx.saved_tensors
+    return grad * inside, None, None, None, None
 
 
-fake_quantize.register_autograd(_straight_through, setup_context=_save_inputs)
+fake_quantize.register_autograd(_backward, setup_context=_setup)
 
 
-def pass_inside(grad: Tensor, v: Tensor, lo: int, hi: int) -> Tensor:
-    """`grad` where v = x / scale rounds into [lo, hi], zero elsewhere; one fused pass."""
-    return torch.ops.aten.hardtanh_backward(grad, v, lo - 0.5, hi + 0.5)  # type: ignore[no-any-return]
-
-
-class StraightThrough(torch.autograd.Function):
-    """`round_trip` with a straight-through gradient for x, without the dispatch cost of a custom operator."""
+class LearnedQuantize(torch.autograd.Function):
+    """The same function with a gradient for the scale (LSQ). Source: Esser et al. 2020, arXiv:1902.08153."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, axis: int, lo: int, hi: int) -> Tensor:
-        s = along(scale, axis, x.dim())
-        v = x.float() / s
-        ctx.save_for_backward(v)
-        ctx.lo, ctx.hi = lo, hi
-        return v.round().clamp_(lo, hi).mul_(s).to(x.dtype)
+    def forward(ctx: Any, x: Tensor, scale: Tensor, axis: int, lo: int, hi: int, gradient_scale: float) -> Tensor:
+        """As `fake_quantize`; gradient_scale multiplies the scale's gradient."""
+        s = spread(scale, axis, x.dim())
+        scaled = torch.div(x, s)
+        ctx.save_for_backward(scaled, s)
+        ctx.lo, ctx.hi, ctx.gradient_scale, ctx.shape = lo, hi, gradient_scale, scale.shape
+        return scaled.round().clamp_(lo, hi).mul_(s)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (v,) = ctx.saved_tensors
-        return pass_inside(grads[0], v.to(grads[0].dtype), ctx.lo, ctx.hi), None, None, None, None
-
-
-class LearnedScale(torch.autograd.Function):
-    """Learned step size (LSQ, Esser et al. 2020, arXiv:1902.08153) in the logarithm of the scale.
-
-    The scale in force is `base * exp(log_gain)`: it cannot change its sign, and one step of Adam changes it by the
-    same percentage whatever its size. With v = x / scale, d y / d scale is round(v) - v where x rounds into
-    [lo, hi] and the bound elsewhere. The gradient of log_gain is multiplied by 1 / sqrt(n * hi), n being the number
-    of elements per sample (per channel for a weight), so that it does not depend on how a batch is split.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, log_gain: Tensor, base: Tensor, axis: int, lo: int, hi: int) -> Tensor:
-        s = along(base * log_gain.exp(), axis, x.dim())
-        v = x.float() / s
-        y = v.round().clamp_(lo, hi).mul_(s)
-        ctx.save_for_backward(v, y, s)
-        ctx.axis, ctx.lo, ctx.hi = axis, lo, hi
-        return y.to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        v, y, s = ctx.saved_tensors
-        grad = grads[0].float()
-        passed = pass_inside(grad, v, ctx.lo, ctx.hi)
-        factor = (max(v.numel() // max(v.shape[0], 1), 1) * ctx.hi) ** -0.5
-        if s.dim() == 0:
-            log_grad = torch.dot(grad.reshape(-1), y.view(-1)) - s * torch.dot(passed.reshape(-1), v.view(-1))
-        else:
-            others = [d for d in range(v.dim()) if d != ctx.axis]
-            log_grad = (grad * y).sub_(passed * v * s).sum(others)
-        return passed.to(grads[0].dtype), log_grad * factor, None, None, None, None
+        """Straight through for x; for the scale, round(x/s) - x/s inside the range and the bound outside."""
+        (grad,) = grads
+        scaled, s = ctx.saved_tensors
+        inside = (scaled >= ctx.lo) & (scaled <= ctx.hi)
+        slope = scaled.round().clamp_(ctx.lo, ctx.hi).sub_(scaled * inside).mul_(grad)
+        kept = [d for d in range(slope.dim()) if s.dim() == 0 or s.shape[d] == 1]
+        scale_grad = slope.sum() if s.dim() == 0 else slope.sum(dim=kept)
+        return grad * inside, (scale_grad * ctx.gradient_scale).reshape(ctx.shape), None, None, None, None

@@ -1,106 +1,130 @@
-"""Layers that quantize what they multiply, and the swap that puts them in."""
+"""Linear and Conv2d with quantizers around them, and putting quantizers into a module."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import cast
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gpusq.errors import UnsupportedModelError
 from gpusq.quantization.placement import QuantizerSpec
 from gpusq.quantization.points import QuantPoint
-from gpusq.quantization.quantizer import FakeQuantizer
+from gpusq.quantization.quantizer import FakeQuantizer, Mode
+
+LAYER_ROLES = ("weight", "input", "output")
 
 
-class _QuantMixin(nn.Module):
-    """The three quantizers of a layer; nn.Identity where a policy places none."""
+class QuantLinear(nn.Linear):
+    """nn.Linear with quantizers on input, weight and, where placed, output. Parameter names stay weight and bias."""
 
     weight_quantizer: nn.Module
     input_quantizer: nn.Module
     output_quantizer: nn.Module
 
-    def _add_slots(self) -> None:
-        self.weight_quantizer = nn.Identity()
-        self.input_quantizer = nn.Identity()
-        self.output_quantizer = nn.Identity()
-
-
-class QuantLinear(nn.Linear, _QuantMixin):
-    """nn.Linear whose weight [out, in], input [..., in] and, if asked, output [..., out] are fake-quantized."""
-
-    @classmethod
-    def of(cls, layer: nn.Linear) -> QuantLinear:
-        """The same layer, holding the very same parameters, with empty quantizer slots."""
-        new = cls(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
-        return _adopt(new, layer)
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Linear's own name
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name torch gives it)
         """[..., in] -> [..., out]."""
-        weight = self.weight_quantizer(self.weight)
-        return cast(Tensor, self.output_quantizer(nn.functional.linear(self.input_quantizer(input), weight, self.bias)))
+        out = F.linear(self.input_quantizer(input), self.weight_quantizer(self.weight), self.bias)
+        return cast(Tensor, self.output_quantizer(out))
 
 
-class QuantConv2d(nn.Conv2d, _QuantMixin):
-    """nn.Conv2d whose weight [O, I/groups, kh, kw], input [B, I, H, W] and, if asked, output are fake-quantized."""
+class QuantConv2d(nn.Conv2d):
+    """nn.Conv2d with quantizers on input, weight and, where placed, output."""
 
-    @classmethod
-    def of(cls, layer: nn.Conv2d) -> QuantConv2d:
-        """The same layer, holding the very same parameters, with empty quantizer slots."""
-        new = cls(
-            layer.in_channels,
-            layer.out_channels,
-            cast("tuple[int, int]", layer.kernel_size),
-            cast("tuple[int, int]", layer.stride),
-            cast("str | tuple[int, int]", layer.padding),
-            cast("tuple[int, int]", layer.dilation),
-            layer.groups,
-            layer.bias is not None,
-            layer.padding_mode,
-            device="meta",
-        )
-        return _adopt(new, layer)
+    weight_quantizer: nn.Module
+    input_quantizer: nn.Module
+    output_quantizer: nn.Module
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Conv2d's own name
-        """[B, I, H, W] -> [B, O, H', W']."""
-        weight = self.weight_quantizer(self.weight)
-        return cast(Tensor, self.output_quantizer(self._conv_forward(self.input_quantizer(input), weight, self.bias)))
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """[B, C, H, W] -> [B, out, H', W']."""
+        out = self._conv_forward(self.input_quantizer(input), self.weight_quantizer(self.weight), self.bias)
+        return cast(Tensor, self.output_quantizer(out))
+
+
+QUANTIZED: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: QuantLinear, nn.Conv2d: QuantConv2d}
 
 
 def insert(module: nn.Module, specs: Iterable[QuantizerSpec]) -> None:
-    """Swap in quantizing layers and fill quantization points, in place; all start in mode `off`.
+    """Put the quantizers of `specs` into `module`, in place, all in mode "quantize" with scale 1.
 
-    Parameters keep their names and identity, so masks and optimizers by name stay valid.
-    Raises UnsupportedModelError for a layer that does not exist or whose forward is not a plain Linear or Conv2d.
+    Raises UnsupportedModelError where a spec names no plain Linear or Conv2d, or no attention points.
     """
     for spec in specs:
-        owner = _find(module, spec.layer)
-        if isinstance(owner, QuantPoint):
-            owner.quantizer = FakeQuantizer(spec.name, bits=spec.bits).to(_device(module))
-            continue
-        layer = _quantizing(module, spec.layer, owner)
-        channels = None if spec.axis is None else layer.weight.shape[spec.axis]
-        quantizer = FakeQuantizer(spec.name, channels=channels, axis=spec.axis or 0, bits=spec.bits)
-        setattr(layer, f"{spec.role}_quantizer", quantizer.to(layer.weight.device).train(layer.training))
+        if spec.role in LAYER_ROLES:
+            layer = _quantized_layer(module, spec.layer)
+            channels = layer.weight.shape[spec.axis] if spec.axis is not None else None
+            setattr(layer, f"{spec.role}_quantizer", _made(spec, channels, layer.weight.device))
+        else:
+            point = module.get_submodule(f"{spec.layer}.quant_points.{spec.role}")
+            if not isinstance(point, QuantPoint):
+                raise UnsupportedModelError(f"{spec.layer} has no attention point {spec.role}", do="use policy inputs")
+            point.quantizer = _made(spec, None, next(module.parameters()).device)
+
+
+def _made(spec: QuantizerSpec, channels: int | None, device: torch.device) -> FakeQuantizer:
+    quantizer = FakeQuantizer(spec.axis, channels, spec.bits).to(device)
+    quantizer.mode = "quantize"
+    return quantizer
+
+
+def _quantized_layer(module: nn.Module, name: str) -> QuantLinear:
+    """The layer of this name, turned into its quantized class with empty slots where it was plain."""
+    layer = module.get_submodule(name)
+    if type(layer) in QUANTIZED:
+        layer.__class__ = QUANTIZED[type(layer)]
+        for role in LAYER_ROLES:
+            layer.add_module(f"{role}_quantizer", nn.Identity())
+    if not isinstance(layer, (QuantLinear, QuantConv2d)):
+        raise UnsupportedModelError(
+            f"{name} must be a plain nn.Linear or nn.Conv2d to be quantized",
+            got=type(layer).__name__,
+            do="name it in keep_float, or make it a plain layer",
+        )
+    return cast(QuantLinear, layer)
 
 
 def quantizers(module: nn.Module) -> Iterator[tuple[str, FakeQuantizer]]:
-    """Every quantizer by its path; one that several layers share appears under each of its paths."""
-    for name, child in module.named_modules(remove_duplicate=False):
-        if isinstance(child, FakeQuantizer):
-            yield name, child
+    """(name, quantizer) of all quantizers, in the order of the module."""
+    for name, part in module.named_modules():
+        if isinstance(part, FakeQuantizer):
+            yield name, part
 
 
-def quant_points(module: nn.Module) -> tuple[str, ...]:
-    """Paths of the QuantPoints of a model, in module order."""
-    return tuple(name for name, child in module.named_modules() if isinstance(child, QuantPoint))
+def set_mode(module: nn.Module, mode: Mode, *, learn_scales: bool = True) -> None:
+    """Set the mode of all quantizers; scales train in mode "learn" only, and only where asked."""
+    for _, quantizer in quantizers(module):
+        quantizer.mode = mode
+        quantizer.log_gain.requires_grad_(mode == "learn" and learn_scales)
 
 
-def float_state(module: nn.Module) -> dict[str, Tensor]:
-    """The state dict without the quantizers' tensors: what `insert` found, for `weights.safetensors`."""
-    prefixes = tuple(f"{name}." for name, _ in quantizers(module))
-    return {k: v for k, v in module.state_dict().items() if not k.startswith(prefixes)}
+def set_weight_ranges(module: nn.Module) -> None:
+    """Weight scales from the largest absolute weight of each output channel."""
+    for part in module.modules():
+        if isinstance(part, (QuantLinear, QuantConv2d)) and isinstance(part.weight_quantizer, FakeQuantizer):
+            part.weight_quantizer.set_range(part.weight.detach().flatten(1).abs().amax(dim=1))
 
 
-def _adopt(new: nn.Module, old: nn.Module) -> QuantLinear & QuantConv2d:  # type: ignore
-    ...
+def seal_scales(module: nn.Module) -> None:
+    """Round every scale to an FP16 number of at least 2**-14, so that both ONNX files carry the same integers."""
+    for _, quantizer in quantizers(module):
+        quantizer.seal()
+    set_mode(module, "quantize")
+
+
+def scales(module: nn.Module) -> dict[str, Tensor]:
+    """Quantizer name -> scale, on the CPU."""
+    return {name: q.scale.detach().cpu().clone() for name, q in quantizers(module)}
+
+
+def load_scales(module: nn.Module, found: Mapping[str, Tensor]) -> None:
+    """Inverse of `scales`. Raises UnsupportedModelError where names or shapes differ."""
+    own = dict(quantizers(module))
+    if own.keys() != found.keys():
+        raise UnsupportedModelError("scales must match the quantizers", got=f"{len(found)} for {len(own)} quantizers")
+    with torch.no_grad():
+        for name, scale in found.items():
+            if own[name].scale.shape != scale.shape:
+                raise UnsupportedModelError(f"the scale of {name} has another shape", got=str(tuple(scale.shape)))
+            own[name].scale.copy_(scale)

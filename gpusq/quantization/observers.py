@@ -131,16 +131,16 @@ def checked_amax(x: Tensor) -> Tensor:
     return amax
 
 
-def observer(calibrator: Calibrator, bits: int = 8) -> Observer:
-    """A fresh observer of this kind. Raises UsageError, MissingExtraError (modelopt)."""
+def observer(calibrator: Calibrator, levels: int = 127) -> Observer:
+    """A fresh observer of this kind; levels: positive integers of the quantizer. Raises UsageError, MissingExtraError."""
     if calibrator == "max":
         return MaxObserver()
     if calibrator == "percentile":
         return PercentileObserver()
     if calibrator == "mse":
-        return MseObserver(2 ** (bits - 1) - 1)
+        return MseObserver(levels)
     if calibrator == "modelopt":
         from gpusq.quantization.modelopt_calibrators import ModeloptObserver
 
-        return ModeloptObserver(bits)
+        return ModeloptObserver()
     raise UsageError("a calibrator is max, percentile, mse or modelopt", got=repr(calibrator), do="choose one of them")

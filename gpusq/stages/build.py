@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from gpusq.errors import ParityError, UsageError
+from gpusq.errors import EngineError, UsageError
 from gpusq.stages.stage import Context, Stage, parameter
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Build(Stage):
         "auto", "TensorRT-RTX parse-and-build check of bundles; auto runs it where the library is installed"
     )
     max_batch: int = parameter(32, "largest batch of the bundle's optimization profile")
+    tolerance: float = parameter(0.05, "largest error of a device's logits on the samples, over the largest logit")
     agreement: float = parameter(0.98, "least share of sample images on which the engine agrees with PyTorch")
 
     def __post_init__(self) -> None:
@@ -54,14 +55,10 @@ class Build(Stage):
         return load_target(self.target)
 
     def run(self, parent: Artifact | None, out: Path, context: Context) -> dict[str, Any]:
-        from gpusq.stages.layer_files import carry
-
         if parent is None:
             raise UsageError("build needs an ONNX artifact", do="run `gpusq export` first")
         target = self._target()
-        facts = self._bundle(parent, target, out, context) if target.is_gpu else self._engine(parent, out, context)
-        carry(parent, out)
-        return facts
+        return self._bundle(parent, target, out, context) if target.is_gpu else self._engine(parent, out, context)
 
     def ensures(self, parent: Artifact | None, out: Path, context: Context) -> None:
         """The engine gives the expected outputs; the bundle reads back whole."""
@@ -73,86 +70,90 @@ class Build(Stage):
             self._check_engine(out)
 
     def _engine(self, parent: Artifact, out: Path, context: Context) -> dict[str, Any]:
-        from gpusq.engines import cpu_threads
-        from gpusq.engines.cpu import choose_cpu
+        from gpusq.engines import choose_cpu, cpu_threads
+        from gpusq.engines.cpu import RUNTIMES
         from gpusq.latency import time_interleaved
-        from gpusq.stages.layer_files import write_json
+        from gpusq.stages.layer_files import carry, write_json
 
-        samples = parent.read(SAMPLES)
-        (out / SAMPLES).write_bytes(samples)
+        onnx, samples, runtime = parent.read("model.fp32.onnx"), parent.read(SAMPLES), self.runtime
         context.progress(self.name, 0, None, f"CPU engine, runtime {self.runtime}")
-        choice = choose_cpu(
-            parent.read("model.fp32.onnx"),
-            out,
-            sample=_images(samples)[:1],
-            threads=cpu_threads(),
-            runtime=self.runtime,
-            time_interleaved=time_interleaved,
-        )
-        write_json(out / "engine.json", {"runtime": choice.runtime, "target": self._target().name})
-        context.progress(self.name, 0, None, _choice_note(choice.p50_ms))
-        return {"runtime": choice.runtime}
+        if self.runtime == "auto":
+            image = _samples(samples)[0][:1]
+            choice = choose_cpu(onnx, out, sample=image, threads=cpu_threads(), time_interleaved=time_interleaved)
+            runtime = choice.runtime
+            note = ", ".join(f"{name} {ms:.2f} ms" for name, ms in choice.p50_ms.items())
+            context.progress(self.name, 0, None, f"{runtime} kept ({note})")
+        else:
+            RUNTIMES[runtime].build(onnx, out)
+        (out / SAMPLES).write_bytes(samples)
+        write_json(out / "engine.json", {"runtime": runtime, "target": self._target().name})
+        carry(parent, out)
+        return {"runtime": runtime}
 
     def _check_engine(self, out: Path) -> None:
         import json
 
-        from safetensors.numpy import load
-
-        from gpusq.engines import cpu_threads, load_engine
+        from gpusq.engines import cpu_threads, load_cpu
         from gpusq.graph.parity import check_parity, compare
 
         runtime = json.loads((out / "engine.json").read_text(encoding="utf-8"))["runtime"]
-        samples = load((out / SAMPLES).read_bytes())
-        found = load_engine(out, runtime, cpu_threads()).run(samples["pixel_values"])
-        parity = compare(samples["logits"], found)
+        images, logits = _samples((out / SAMPLES).read_bytes())
+        parity = compare(logits, load_cpu(runtime, out, cpu_threads()).run(images))
         check_parity(parity, relative=float("inf"), top1=self.agreement, what=f"build: the {runtime} engine and PyTorch")
 
     def _bundle(self, parent: Artifact, target: Target, out: Path, context: Context) -> dict[str, Any]:
-        from gpusq.engines.bundle import write_bundle
+        from gpusq.engines import BatchProfile, write_bundle
+        from gpusq.stages.layer_files import CARRIED
 
+        fp16, (images, logits) = parent.read("model.fp16.onnx"), _samples(parent.read(SAMPLES))
+        profile = BatchProfile(1, min(8, self.max_batch), self.max_batch)
+        checks = self._rtx_checks(fp16, profile.shapes(images.shape[1:]), target, context)
         context.progress(self.name, 0, None, f"bundle for {target.name}")
-        files = {n: parent.read(n) for n in ("model.fp16.onnx", "model.fp32.onnx", SAMPLES)}
-        shape = _images(files[SAMPLES]).shape[1:]
-        profile = {"pixel_values": tuple((b, *shape) for b in (1, min(8, self.max_batch), self.max_batch))}
-        checks = self._rtx_checks(files["model.fp16.onnx"], profile, target, out, context)
-        write_bundle(out, target=target, files=files, profile=profile, checks=checks)
+        write_bundle(
+            out,
+            target=target.model_dump(mode="json"),
+            fp16_onnx=fp16,
+            fp32_onnx=parent.read("model.fp32.onnx"),
+            pixel_values=images,
+            logits=logits,
+            profile=profile,
+            rtx_checks=checks,
+            tolerance=self.tolerance,
+            extra={name: parent.read(name) for name in CARRIED},
+        )
         return {"rtx": [_summary(c) for c in checks]}
 
-    def _rtx_checks(self, onnx: bytes, profile: Any, target: Target, out: Path, context: Context) -> tuple[RtxCheck, ...]:
+    def _rtx_checks(self, onnx: bytes, shapes: Any, target: Target, context: Context) -> tuple[RtxCheck, ...]:
         """Build the FP16 graph with TensorRT-RTX for the target's stand-in compute capabilities."""
+        import tempfile
+        from importlib.util import find_spec
+
         from gpusq.engines import tensorrt_rtx
 
-        if self.rtx_check == "off" or (self.rtx_check == "auto" and not tensorrt_rtx.installed()):
+        if self.rtx_check == "off" or (self.rtx_check == "auto" and find_spec("tensorrt_rtx") is None):
             context.progress(self.name, 0, None, "TensorRT-RTX check not run")
             return ()
-        scratch = out / ".rtx"
-        scratch.mkdir()
-        try:
-            (scratch / "model.onnx").write_bytes(onnx)
+        with tempfile.TemporaryDirectory(prefix="gpusq-rtx-") as scratch:
+            path = Path(scratch) / "model.onnx"
+            path.write_bytes(onnx)
             context.progress(self.name, 0, None, f"TensorRT-RTX check for {', '.join(target.rtx_capability)}")
-            found = tensorrt_rtx.check_build(scratch / "model.onnx", target.rtx_capability, profile)
-        finally:
-            import shutil
-
-            shutil.rmtree(scratch, ignore_errors=True)
+            found = tensorrt_rtx.check_build(path, target.rtx_capability, {"pixel_values": shapes})
         for check in found:
             if not check.ok:
-                raise ParityError(
+                raise EngineError(
                     f"build: TensorRT-RTX must parse and build the FP16 graph (compute capability {check.capability})",
                     got="; ".join(check.errors[:3]),
                     do="see the operator named; export with another opset or policy",
                 )
-        return tuple(found)
+        return found
 
 
-def _images(samples: bytes) -> Any:
+def _samples(content: bytes) -> tuple[Any, Any]:
+    """(images [n, C, H, W], expected logits [n, classes])."""
     from safetensors.numpy import load
 
-    return load(samples)["pixel_values"]
-
-
-def _choice_note(p50_ms: Any) -> str:
-    return ", ".join(f"{name} {ms:.2f} ms" for name, ms in p50_ms.items()) or "runtime as asked"
+    tensors = load(content)
+    return tensors["pixel_values"], tensors["logits"]
 
 
 def _summary(check: RtxCheck) -> dict[str, Any]:

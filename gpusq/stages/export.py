@@ -6,12 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gpusq.errors import LintError, UsageError
+from gpusq.errors import UsageError
 from gpusq.stages.stage import Context, Stage, parameter
 
 if TYPE_CHECKING:
     import numpy as np
-    import onnx_ir as ir
 
     from gpusq.artifacts import Artifact
     from gpusq.graph.parity import Parity
@@ -57,7 +56,8 @@ class Export(Stage):
     def run(self, parent: Artifact | None, out: Path, context: Context) -> dict[str, Any]:
         from gpusq.graph.export_onnx import export_onnx
         from gpusq.graph.fp16 import to_fp16
-        from gpusq.graph.model_file import model_bytes
+        from gpusq.graph.lint import lint_tensorrt
+        from gpusq.graph.model_file import model_bytes, read_model
         from gpusq.graph.signature import signature
         from gpusq.stages.layer_files import carry, write_json
         from gpusq.stages.model_files import open_model
@@ -72,6 +72,7 @@ class Export(Stage):
         write_json(out / "signature.json", signature(model))
         carry(artifact, out)
         report = self._parity(state, out, context)
+        report["lint"] = [f.to_json() for f in lint_tensorrt(read_model(out / FP16), state.layers)]
         write_json(out / "export.json", report)
         return {k: report[k] for k in ("parity_fp32", "parity_fp16")}
 
@@ -80,6 +81,7 @@ class Export(Stage):
         import json
 
         from gpusq.graph.checks import check_sparsity
+        from gpusq.graph.lint import check_lint, lint_tensorrt
         from gpusq.graph.model_file import read_model
 
         artifact = self._parent(parent)
@@ -87,11 +89,9 @@ class Export(Stage):
         self._check_parity(report, artifact.kind)
         layers = _layers(out)
         for name in (FP32, FP16):
-            model = read_model(out / name)
-            check_sparsity(model, layers)
-            self._check_quantized(model, layers, name)
+            check_sparsity(read_model(out / name), layers)
         self._check_signature(out)
-        _lint(read_model(out / FP16))
+        check_lint(lint_tensorrt(read_model(out / FP16), layers))
 
     def _parent(self, parent: Artifact | None) -> Artifact:
         if parent is None:
@@ -115,10 +115,10 @@ class Export(Stage):
         import numpy as np
         import torch
 
-        from gpusq.engines import onnxruntime_engine
+        from gpusq.engines import cpu_threads, onnxruntime_engine
         from gpusq.stages.images import batches_of
 
-        runner = onnxruntime_engine.load_bytes(path.read_bytes())
+        runner = onnxruntime_engine.load_bytes(path.read_bytes(), cpu_threads())
         expected, found, kept = [], [], []
         data = context.images(self.name).test
         count = min(self.parity_images, len(data))
@@ -141,15 +141,6 @@ class Export(Stage):
             check_parity(fp32, relative=self.float_tolerance, top1=0.0, what="export: ONNX Runtime and PyTorch")
         check_parity(fp16, relative=float("inf"), top1=self.fp16_agreement, what="export: FP16 ONNX and PyTorch")
 
-    def _check_quantized(self, model: ir.Model, layers: Any, name: str) -> None:
-        """Every layer listed as INT8 has INT8 weights in the file."""
-        from gpusq.graph.weights import stored_weights
-
-        int8 = {w.layer for w in stored_weights(model) if w.int8}
-        missing = [layer.name for layer in layers if layer.int8 and layer.name not in int8]
-        if missing:
-            raise LintError(f"export: {name} keeps the weights of quantized layers in INT8", got=", ".join(missing[:5]))
-
     def _check_signature(self, out: Path) -> None:
         import json
 
@@ -168,16 +159,10 @@ def _layers(out: Path) -> Any:
     return tuple(Layer(**x) for x in json.loads((out / "layers.json").read_text(encoding="utf-8")))
 
 
-def _lint(model: ir.Model) -> None:
-    from gpusq.graph.lint import check_lint, lint_tensorrt
-
-    check_lint(lint_tensorrt(model))
-
-
 def _run_file(path: Path, images: np.ndarray) -> np.ndarray:
-    from gpusq.engines import onnxruntime_engine
+    from gpusq.engines import cpu_threads, onnxruntime_engine
 
-    return onnxruntime_engine.load_bytes(path.read_bytes()).run(images)
+    return onnxruntime_engine.load_bytes(path.read_bytes(), cpu_threads()).run(images)
 
 
 def _parity(expected: np.ndarray, found: np.ndarray) -> dict[str, Any]:

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from gpusq.artifacts import Artifact
 from gpusq.errors import CheckError
 from gpusq.models import LoadedModel, ModelDescription, plain_tensors, rebuild
 from gpusq.quantization import QuantizerSpec, insert, load_scales, scales
-from gpusq.sparsity import check_nm, gemm_matrix, pack_mask, unpack_mask
+from gpusq.sparsity import check_nm, from_gemm_matrix, gemm_matrix, pack_mask, unpack_mask
 from gpusq.stages.layer_files import read_layers, read_workload, write_json, write_layers
 from gpusq.workload import Layer, Workload
 
@@ -43,6 +44,11 @@ class ModelState:
     masks: dict[str, Tensor] = field(default_factory=dict)
     quantizers: tuple[QuantizerSpec, ...] = ()
     prune_loss: dict[str, float] = field(default_factory=dict)
+
+    def weight_masks(self) -> dict[str, Tensor]:
+        """Layer name -> bool mask shaped as the layer's weight."""
+        shapes = {name: self.module.get_parameter(f"{name}.weight").shape for name in self.masks}
+        return {name: from_gemm_matrix(mask, shapes[name]) for name, mask in self.masks.items()}
 
     @property
     def module(self) -> nn.Module:
@@ -87,6 +93,11 @@ def open_model(artifact: Artifact) -> ModelState:
         load_scales(loaded.module, load(artifact.read("scales.safetensors")))
     loaded.module.eval()
     return state
+
+
+def layers_in(out: Path) -> tuple[Layer, ...]:
+    """The layer states in a directory that is not sealed yet."""
+    return tuple(Layer(**layer) for layer in json.loads((out / "layers.json").read_text(encoding="utf-8")))
 
 
 def check_masked(weights: Mapping[str, Tensor], layers: tuple[Layer, ...], n: int = 2, m: int = 4) -> None:

@@ -7,19 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from gpusq.errors import UsageError
-from gpusq.stages.fine_tuning import FineTuned
+from gpusq.stages.fine_tuning import Distilled
 from gpusq.stages.intake import MODEL_LIBRARIES
 from gpusq.stages.stage import Context, parameter
 
 if TYPE_CHECKING:
-    import torch
-
     from gpusq.artifacts import Artifact
     from gpusq.stages.model_files import ModelState
 
 
 @dataclass(frozen=True)
-class Prune(FineTuned):
+class Prune(Distilled):
     """2:4 masks (and, for sparsegpt, updated weights), then distillation from the dense model."""
 
     name: ClassVar[str] = "prune"
@@ -42,7 +40,7 @@ class Prune(FineTuned):
         return "sparse"
 
     def inputs(self, parent: Artifact | None, context: Context) -> dict[str, str]:
-        if self.score == "magnitude" and not self.epochs:
+        if context.data is None and self.score == "magnitude" and not self.epochs:
             return {}
         return {"train": context.images(self.name).train.fingerprint()}
 
@@ -54,8 +52,11 @@ class Prune(FineTuned):
             raise UsageError("prune needs a dense model artifact", do="run `gpusq intake` first")
         state = open_model(parent)
         self._mask(state, context)
+        teacher = open_model(parent)
         if self.epochs:
-            state.prune_loss = self._fine_tune(state, open_model(parent), {}, context)
+            self.distil(state, teacher, {}, context)
+        if context.data is not None:
+            state.prune_loss = self.block_losses(state, teacher, context)
         save_model(state, out)
         found = coverage(state.workload, state.layers)
         return {"sparse_share_of_gemm_macs": round(found.sparse, 6), "sparse_layers": sum(x.sparse for x in state.layers)}

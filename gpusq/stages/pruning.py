@@ -51,7 +51,7 @@ def input_statistics(
 ) -> dict[str, InputStatistics]:
     """Statistics of the GEMM inputs of `layers` over all batches [B, C, H, W] of the unpruned model."""
     found = {layer.name: InputStatistics(layer.k, hessian=hessian, device=device) for layer in layers}
-    with listening(module, found), torch.inference_mode():
+    with listening(module, found), torch.no_grad():
         for batch in batches:
             module(batch.to(device))
     return found

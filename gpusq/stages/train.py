@@ -1,5 +1,73 @@
+"""Train: a fresh model learns labelled images, so that there is something to compress. Not a training framework."""
+
+from __future__ import annotations
+
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from gpusq.errors import UsageError
 from gpusq.stages.fine_tuning import FineTuned
+from gpusq.stages.intake import MODEL_LIBRARIES, dense_state
+from gpusq.stages.stage import Context, parameter
+
+if TYPE_CHECKING:
+    from gpusq.artifacts import Artifact
+
+
 @dataclass(frozen=True)
 class Train(FineTuned):
-    name = "train"
+    """Cross entropy on the labels of the training split. Gives a dense artifact, like Intake."""
+
+    name: ClassVar[str] = "train"
+    libraries: ClassVar[tuple[str, ...]] = (*MODEL_LIBRARIES, "accelerate")
+
+    epochs: float = parameter(5.0, "passes over the training images")
+    learning_rate: float = parameter(1e-3, "highest learning rate of AdamW (warm-up, then cosine)")
+    weight_decay: float = parameter(0.02, "weight decay, on weight matrices only")
+    model: str = parameter("", "model to start from: new:NAME, hf:DIR, file.py:function, timm:NAME", key=False)
+
+    def gives(self, parent: Artifact | None) -> str:
+        return "dense"
+
+    def inputs(self, parent: Artifact | None, context: Context) -> dict[str, str]:
+        from gpusq.models import source_fingerprint
+
+        return {"model": source_fingerprint(self.model), "train": context.images(self.name).train.fingerprint()}
+
+    def requires(self, parent: Artifact | None, context: Context) -> None:
+        if not context.images(self.name).train.supervised:
+            raise UsageError("train needs labels", got="images without classes", do="sort them into class folders")
+
+    def run(self, parent: Artifact | None, out: Path, context: Context) -> dict[str, Any]:
+        from gpusq.distillation import hard_loss
+        from gpusq.models import load_model
+        from gpusq.stages.model_files import save_model
+        from gpusq.training import fit
+
+        train = context.images(self.name).train
+        loaded = load_model(self.model, classes=len(train.classes), seed=self.seed)
+        state = dense_state(loaded)
+
+        def loss_of(model: Any, batch: Any) -> Any:
+            return hard_loss(model(batch.images), batch.labels), {}
+
+        fit(
+            loaded.module,
+            loss_of,
+            self.batches(train, loaded.description),
+            len(train),
+            self.settings(len(train)),
+            checkpoints=context.checkpoints,
+            report=self.reporter(context),
+        )
+        save_model(state, out)
+        return {"parameters": state.workload.parameters, "macs": state.workload.macs}
+
+    def ensures(self, parent: Artifact | None, out: Path, context: Context) -> None:
+        """Finite weights."""
+        from safetensors.torch import load
+
+        from gpusq.models import check_finite
+
+        check_finite(load((out / "weights.safetensors").read_bytes()))

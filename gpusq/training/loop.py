@@ -178,7 +178,7 @@ def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     """AdamW; no decay on norms, biases and scales, whose learning rate has its own factor."""
     decayed, plain, scales = [], [], []
     for name, parameter in model.named_parameters():
-        if name.endswith("quantizer.scale"):
+        if name.endswith("quantizer.log_gain"):
             if parameter.requires_grad:
                 scales.append(parameter)
         elif parameter.requires_grad:

@@ -31,7 +31,7 @@ SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 
 def write_directory(folder: Path, family: str = "vit", **options: object) -> transformers.PreTrainedModel:
     """A small classifier as save_pretrained leaves it."""
-    sizes = {k: v for k, v in SMALL.items() if family != "dinov2" or k != "intermediate_size"}
+    sizes = {k: v for k, v in SMALL.items() if "dinov2" not in family or k != "intermediate_size"}
     config = transformers.AutoConfig.for_model(
         family, **{**sizes, "image_size": 32, "patch_size": 8, "architectures": [], **options}
     )
@@ -144,7 +144,7 @@ def test_no_classes_are_refused() -> None:
         load_model("new:vit-test", classes=0)
 
 
-@pytest.mark.parametrize("family", ["vit", "deit", "dinov2"])
+@pytest.mark.parametrize("family", ["vit", "deit", "dinov2", "dinov2_with_registers", "beit", "data2vec-vision"])
 def test_directory_gives_the_model_that_was_saved(tmp_path: Path, family: str) -> None:
     original = write_directory(tmp_path, family, num_labels=4)
     loaded = load_model(f"hf:{tmp_path}")

@@ -1,0 +1,35 @@
+"""Which layers Qat leaves in floating point, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from gpusq.errors import UsageError
+from gpusq.quantization import HEAD_REASON
+from gpusq.workload import Layer
+
+if TYPE_CHECKING:
+    from gpusq.stages.model_files import ModelState
+
+BY_REQUEST = "kept in floating point by request (keep_float)"
+NEVER_RUN = "its forward is never called in a pass"
+
+
+def skipped_layers(state: ModelState, keep_float: Sequence[str]) -> dict[str, str]:
+    """Layer -> reason for each layer that is not quantized. Raises UsageError for a pattern that names no layer."""
+    names = [layer.name for layer in state.layers]
+    for pattern in keep_float:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UsageError(f"qat: no layer is called {pattern!r}", do=f"layers: {', '.join(names[:8])} ...")
+    ran = {op.name for op in state.workload.ops if op.kind == "gemm"}
+    skip = {name: NEVER_RUN for name in names if name not in ran}
+    skip |= {name: HEAD_REASON for name in names if name in ran and name in state.loaded.keep_dense}
+    return skip | {n: BY_REQUEST for n in names if any(fnmatchcase(n, p) for p in keep_float)}
+
+
+def quantized_layers(layers: Sequence[Layer], skip: Mapping[str, str]) -> tuple[Layer, ...]:
+    """The layers' states after quantization."""
+    return tuple(replace(x, why_float=skip[x.name]) if x.name in skip else x.quantized() for x in layers)

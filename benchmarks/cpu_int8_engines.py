@@ -28,9 +28,9 @@ from gpusq.engines.openvino_engine import OpenVinoRunner
 from gpusq.latency import host_conditions, time_interleaved
 
 RESULT = Path(__file__).parent / "results" / "cpu_int8_engines.json"
-POLICIES = {"inputs": "inputs", "attention": "inputs+attention"}
+POLICIES = ("inputs", "attention")
 CALIBRATION_IMAGES = 8
-BASELINE, OURS, PEERS = "onnxruntime fp32 dense", "openvino int8", ("openvino on onnxruntime s8s8", "openvino on nncf")
+BASELINE, PEERS = "onnxruntime fp32 dense", ("openvino on onnxruntime s8s8", "openvino on nncf")
 
 Images = NDArray[np.float32]
 
@@ -46,17 +46,16 @@ def exported(spec: str, policy: str | None) -> tuple[bytes, tuple[int, int, int]
     import torch
 
     from gpusq.graph import export_onnx, model_bytes
-    from gpusq.models import gemm_layers, load_model
-    from gpusq.quantization import calibrate, insert, place, set_mode
-    from gpusq.quantization.layers import quant_points
+    from gpusq.models import attention_modules, gemm_layers, load_model
+    from gpusq.quantization import calibrate, insert, place, seal_scales
 
     loaded = load_model(spec, classes=1000)
     shape = loaded.description.input_shape
     if policy is not None:
         layers = gemm_layers(loaded.module, loaded.keep_dense)
-        insert(loaded.module, place(policy, layers, quant_points(loaded.module)))
+        insert(loaded.module, place(policy, layers, attention_modules(loaded.module), skip=loaded.keep_dense))
         calibrate(loaded.module, [torch.from_numpy(image) for image in calibration_images(shape)], "max")
-        set_mode(loaded.module, "quantize")
+        seal_scales(loaded.module)
     return model_bytes(export_onnx(loaded.module, shape)), shape
 
 
@@ -144,7 +143,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
     dense, shape = exported(given.model, None)
-    files = {"fp32 dense": dense} | {f"int8 {name}": exported(given.model, p)[0] for name, p in POLICIES.items()}
+    files = {"fp32 dense": dense} | {f"int8 {policy}": exported(given.model, policy)[0] for policy in POLICIES}
     images = np.random.default_rng(0).standard_normal((given.batch, *shape), dtype=np.float32)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)

@@ -12,6 +12,7 @@ from gpusq.quantization.layers import (
     seal_scales,
     set_mode,
     set_weight_ranges,
+    shared_inputs,
 )
 from gpusq.quantization.observers import (
     Calibrator,
@@ -55,4 +56,5 @@ __all__ = [
     "seal_scales",
     "set_mode",
     "set_weight_ranges",
+    "shared_inputs",
 ]

@@ -38,15 +38,19 @@ def _(x: Tensor, scale: Tensor, axis: int, lo: int, hi: int) -> Tensor:
     return torch.empty_like(x)
 
 
+def pass_inside(grad: Tensor, scaled: Tensor, lo: int, hi: int) -> Tensor:
+    """`grad` where x / scale rounds into [lo, hi], zero elsewhere; one fused kernel."""
+    return torch.ops.aten.hardtanh_backward(grad, scaled, lo - 0.5, hi + 0.5)  # type: ignore[no-any-return]
+
+
 def _setup(ctx: Any, inputs: tuple[Tensor, Tensor, int, int, int], output: Tensor) -> None:
-    x, scale, axis, lo, hi = inputs
-    scaled = x / spread(scale, axis, x.dim())
-    ctx.save_for_backward((scaled >= lo - 0.5) & (scaled <= hi + 0.5))
+    x, scale, axis, ctx.lo, ctx.hi = inputs
+    ctx.save_for_backward(x / spread(scale, axis, x.dim()))
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    (inside,) = ctx.saved_tensors
-    return grad * inside, None, None, None, None
+    (scaled,) = ctx.saved_tensors
+    return pass_inside(grad, scaled, ctx.lo, ctx.hi), None, None, None, None
 
 
 fake_quantize.register_autograd(_backward, setup_context=_setup)
@@ -60,17 +64,18 @@ class LearnedQuantize(torch.autograd.Function):
         """As `fake_quantize`; gradient_scale multiplies the scale's gradient."""
         s = spread(scale, axis, x.dim())
         scaled = torch.div(x, s)
-        ctx.save_for_backward(scaled, s)
+        integers = scaled.round().clamp_(lo, hi)
+        ctx.save_for_backward(scaled, integers, s)
         ctx.lo, ctx.hi, ctx.gradient_scale, ctx.shape = lo, hi, gradient_scale, scale.shape
-        return scaled.round().clamp_(lo, hi).mul_(s)
+        return integers * s
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Straight through for x; for the scale, round(x/s) - x/s inside the range and the bound outside."""
         (grad,) = grads
-        scaled, s = ctx.saved_tensors
-        inside = (scaled >= ctx.lo) & (scaled <= ctx.hi)
-        slope = scaled.round().clamp_(ctx.lo, ctx.hi).sub_(scaled * inside).mul_(grad)
-        kept = [d for d in range(slope.dim()) if s.dim() == 0 or s.shape[d] == 1]
-        scale_grad = slope.sum() if s.dim() == 0 else slope.sum(dim=kept)
-        return grad * inside, (scale_grad * ctx.gradient_scale).reshape(ctx.shape), None, None, None, None
+        scaled, integers, s = ctx.saved_tensors
+        passed = pass_inside(grad, scaled, ctx.lo, ctx.hi)
+        per_value = integers.mul(grad).sub_(scaled.mul(passed))
+        kept = [d for d in range(per_value.dim()) if s.dim() == 0 or s.shape[d] == 1]
+        scale_grad = per_value.sum() if s.dim() == 0 else per_value.sum(dim=kept)
+        return passed, (scale_grad * ctx.gradient_scale).reshape(ctx.shape), None, None, None, None

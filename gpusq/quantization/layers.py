@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import cast
 
 import torch
@@ -54,6 +54,9 @@ def insert(module: nn.Module, specs: Iterable[QuantizerSpec]) -> None:
     for spec in specs:
         if spec.role in LAYER_ROLES:
             layer = _quantized_layer(module, spec.layer)
+            if spec.shares is not None:
+                layer.input_quantizer = _quantized_layer(module, spec.shares).input_quantizer
+                continue
             channels = layer.weight.shape[spec.axis] if spec.axis is not None else None
             setattr(layer, f"{spec.role}_quantizer", _made(spec, channels, layer.weight.device))
         else:
@@ -83,6 +86,37 @@ def _quantized_layer(module: nn.Module, name: str) -> QuantLinear:
             do="name it in keep_float, or make it a plain layer",
         )
     return cast(QuantLinear, layer)
+
+
+def shared_inputs(module: nn.Module, names: Iterable[str], images: Tensor) -> dict[str, str]:
+    """Layer -> the first of `names` that reads the very same tensor, for all but the first; from one pass.
+
+    images: [B, C, H, W]. Views of one tensor with the same shape count as the same.
+    """
+    readers: dict[tuple[object, ...], str] = {}
+    found: dict[str, str] = {}
+    kept: list[Tensor] = []  # alive, so that no address is used twice
+    handles = []
+
+    def listener(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def listen(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+            x = args[0]
+            kept.append(x)
+            first = readers.setdefault((x.data_ptr(), x.shape, x.stride(), x._version), name)
+            if first != name:
+                found[name] = first
+
+        return listen
+
+    for name in names:
+        handles.append(module.get_submodule(name).register_forward_pre_hook(listener(name)))
+    try:
+        with torch.no_grad():
+            module(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 def quantizers(module: nn.Module) -> Iterator[tuple[str, FakeQuantizer]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -22,17 +22,25 @@ _QKV = re.compile(r"^(to_?|in_)?(q|k|v|qk|kv|qkv|query|key|value|query_key_value
 class QuantizerSpec:
     """One quantizer. layer: module path of a GEMM layer, or of the owner of attention points (roles q, k, v, p).
 
-    axis: channel axis of a weight, None for one scale per tensor. p is the softmax output.
+    axis: channel axis of a weight, None for one scale per tensor. p is the softmax output. shares: the layer whose
+    input quantizer serves this one too, since both read the same tensor (q, k and v): engine builders merge such
+    layers into one GEMM only while their scales are equal.
     """
 
     layer: str
     role: Role
     axis: int | None = None
     bits: int = 8
+    shares: str | None = None
 
 
 def place(
-    policy: str, layers: Sequence[Layer], attention: Sequence[str] = (), skip: Collection[str] = (), bits: int = 8
+    policy: str,
+    layers: Sequence[Layer],
+    attention: Sequence[str] = (),
+    skip: Collection[str] = (),
+    bits: int = 8,
+    same_input: Mapping[str, str] | None = None,
 ) -> tuple[QuantizerSpec, ...]:
     """The quantizers of a policy.
 
@@ -42,8 +50,9 @@ def place(
     attention: also on the operands of both attention products (this too gives up the fused FP16 attention).
     attention (the argument): names of modules with points. Residual additions, LayerNorm inputs and, without
     `attention`, softmax outputs are never quantized. Raises UsageError for an unknown policy, or for attention
-    without points.
+    without points. same_input: layer -> the first layer that reads the same tensor (`shared_inputs`).
     """
+    leaders = {k: v for k, v in (same_input or {}).items() if v not in skip}
     if policy not in POLICIES:
         raise UsageError(f"a policy is one of {', '.join(POLICIES)}", got=repr(policy), do="choose one of them")
     if "attention" in policy and not attention:
@@ -54,7 +63,8 @@ def place(
     for layer in layers:
         if layer.name in skip:
             continue
-        specs += [QuantizerSpec(layer.name, "weight", 0, bits), QuantizerSpec(layer.name, "input", None, bits)]
+        specs.append(QuantizerSpec(layer.name, "weight", 0, bits))
+        specs.append(QuantizerSpec(layer.name, "input", None, bits, leaders.get(layer.name)))
         if "sparse-epilogue" in policy and layer.sparse and not feeds_attention(layer.name):
             specs.append(QuantizerSpec(layer.name, "output", None, bits))
     if "attention" in policy:

@@ -137,7 +137,7 @@ class Build(Stage):
             path = Path(scratch) / "model.onnx"
             path.write_bytes(onnx)
             context.progress(self.name, 0, None, f"TensorRT-RTX check for {', '.join(target.rtx_capability)}")
-            found = tensorrt_rtx.check_build(path, target.rtx_capability, {"pixel_values": shapes})
+            found = tensorrt_rtx.check_build(path, _capabilities(target), {"pixel_values": shapes})
         for check in found:
             if not check.ok:
                 raise EngineError(
@@ -146,6 +146,11 @@ class Build(Stage):
                     do="see the operator named; export with another opset or policy",
                 )
         return found
+
+
+def _capabilities(target: Target) -> tuple[str, ...]:
+    """("sm80", ...) of a target file as ("8.0", ...)."""
+    return tuple(f"{name[2:-1]}.{name[-1]}" for name in target.rtx_capability)
 
 
 def _samples(content: bytes) -> tuple[Any, Any]:

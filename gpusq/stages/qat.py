@@ -94,14 +94,18 @@ class Qat(Distilled):
 
     def _quantize(self, state: ModelState, context: Context) -> None:
         """Place the quantizers in `state` and calibrate them."""
+        import torch
+
         from gpusq.models import attention_modules
-        from gpusq.quantization import calibrate, insert, place
+        from gpusq.quantization import calibrate, insert, place, shared_inputs
         from gpusq.stages.model_files import device_of_run
         from gpusq.stages.quantizing import quantized_layers, skipped_layers
 
         skip = skipped_layers(state, self.keep_float)
         attention = attention_modules(state.module) if "attention" in self.policy else ()
-        state.quantizers = place(self.policy, state.layers, attention, tuple(skip), BITS)
+        names = [layer.name for layer in state.layers if layer.name not in skip]
+        same = shared_inputs(state.module, names, torch.zeros(1, *state.workload.input_shape))
+        state.quantizers = place(self.policy, state.layers, attention, tuple(skip), BITS, same)
         state.layers = quantized_layers(state.layers, skip)
         insert(state.module, state.quantizers)
         module = state.module.to(device_of_run()).eval()

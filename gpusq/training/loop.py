@@ -87,10 +87,12 @@ def fit(
     wrapped = accelerator.prepare_model(model)
     apply_masks(model, held)
     for step in range(start, settings.steps):
-        parts = _step(step, accelerator, wrapped, model, optimizer, loss_of, batch_of, images, settings)
+        parts = _step(step, accelerator, wrapped, model, optimizer, loss_of, batch_of, images, settings, held)
         apply_masks(model, held)
-        _look(step, settings, parts, report)
-        _keep(step + 1, settings, kept, accelerator, model, optimizer)
+        due = kept is not None and _due(step + 1, settings)
+        _look(step + 1, settings, parts, report, due)
+        if kept is not None and due:
+            _keep(step + 1, kept, accelerator, model, optimizer)
     check_masks(model, held)
     model.eval()
     model.to("cpu")
@@ -106,6 +108,7 @@ def _step(
     batch_of: BatchOf,
     images: int,
     settings: Settings,
+    held: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
     """One optimizer step on this process's share of the global batch."""
     _reseed(settings.seed, step, accelerator.process_index)
@@ -117,6 +120,7 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     loss, parts = loss_of(wrapped, batch)
     accelerator.backward(loss)
+    mask_gradients(model, held)
     if settings.clip > 0:
         torch.nn.utils.clip_grad_norm_((p for p in model.parameters() if p.grad is not None), settings.clip)
     optimizer.step()
@@ -128,10 +132,15 @@ def _reseed(seed: int, step: int, rank: int) -> None:
     torch.manual_seed((seed * 1_000_003 + step) * 4096 + rank)
 
 
-def _look(step: int, settings: Settings, parts: Mapping[str, Tensor], report: Report | None) -> None:
-    """Read the loss back now and then; refuse to go on from one that is not finite."""
-    done = step + 1
-    if done % LOOK_EVERY and done != settings.steps:
+def _due(done: int, settings: Settings) -> bool:
+    """Whether a checkpoint is due after `done` steps."""
+    every = settings.checkpoint_every
+    return bool(every) and done % every == 0 and done != settings.steps
+
+
+def _look(done: int, settings: Settings, parts: Mapping[str, Tensor], report: Report | None, must: bool) -> None:
+    """Read the loss back now and then, and before every checkpoint; refuse to go on from one that is not finite."""
+    if done % LOOK_EVERY and done != settings.steps and not must:
         return
     values = {name: float(value) for name, value in parts.items()}
     if not math.isfinite(values["loss"]):
@@ -145,18 +154,19 @@ def _look(step: int, settings: Settings, parts: Mapping[str, Tensor], report: Re
 
 
 def _keep(
-    done: int,
-    settings: Settings,
-    kept: Checkpoints | None,
-    accelerator: Any,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    done: int, kept: Checkpoints, accelerator: Any, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
-    if kept is None or not settings.checkpoint_every or done % settings.checkpoint_every or done == settings.steps:
-        return
     if accelerator.is_main_process:
         kept.save(done, model, optimizer)
     accelerator.wait_for_everyone()
+
+
+def mask_gradients(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Drop the gradients of masked weights, so that they count in no norm and no moment."""
+    for name, mask in masks.items():
+        grad = model.get_parameter(f"{name}.weight").grad
+        if grad is not None:
+            grad.mul_(mask)
 
 
 def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
@@ -176,7 +186,9 @@ def check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     """AdamW; no decay on norms, biases and scales, whose learning rate has its own factor."""
-    decayed, plain, scales = [], [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    scales: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if name.endswith("quantizer.log_gain"):
             if parameter.requires_grad:

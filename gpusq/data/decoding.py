@@ -48,8 +48,6 @@ def read_rgb(path: Path) -> Pixels:
         with quiet_pillow(), path.open("rb") as file, Image.open(file, formats=formats) as image:
             ImageOps.exif_transpose(image, in_place=True)
             return _rgb(image)
-    except UnreadableImageError:
-        raise
     except Exception as error:  # damaged files raise nearly anything inside a decoder
         raise UnreadableImageError(f"{path} cannot be read", got=f"{type(error).__name__}: {error}") from error
 
@@ -63,9 +61,9 @@ def _formats() -> list[str]:
 
 
 def _rgb(image: Image.Image) -> Pixels:
-    """[H, W, 3] from a Pillow image of any mode."""
+    """[H, W, 3] from a Pillow image of any mode. Raises ValueError where its values have no agreed range."""
     if image.mode == "F":
-        raise UnreadableImageError("floating-point images have no agreed white", do="convert them to 8 bits")
+        raise ValueError("floating-point images have no agreed white")
     if image.mode in WIDE_MODES:
         return np.repeat(_high_byte(np.asarray(image))[:, :, None], 3, axis=2)
     if image.mode == "RGBa":  # has no direct way to RGB
@@ -76,7 +74,7 @@ def _rgb(image: Image.Image) -> Pixels:
 def _high_byte(grey: np.ndarray) -> Pixels:
     """uint8 [H, W] from 16-bit grey [H, W] in any integer type."""
     if grey.min() < 0 or grey.max() > 0xFFFF:
-        raise UnreadableImageError("grey values must be 0 to 65535", got=f"{grey.min()} to {grey.max()}")
+        raise ValueError(f"grey values must be 0 to 65535, got {grey.min()} to {grey.max()}")
     return (grey >> 8).astype(np.uint8)
 
 

@@ -80,26 +80,27 @@ class AccuracyLine:
 
 
 def accuracy(report: Report) -> list[AccuracyLine]:
-    """Each (stage, variant, accuracy) once, in the order of the chain, with 90 % intervals from n."""
-    found: dict[tuple[str, str, str], list[Row]] = {}
+    """Each (stage, compressed or twin, accuracy) once, in the order of the chain, with 90 % intervals from n."""
+    found: dict[tuple[str, bool, str], list[Row]] = {}
     for row in sorted(report.rows, key=lambda r: (stage_rank(r.artifact.stage), not r.is_twin)):
         if row.accuracy:
-            key = (row.artifact.stage, row.artifact.variant, row.accuracy.model_dump_json())
+            key = (row.artifact.stage, row.is_twin, row.accuracy.model_dump_json())
             found.setdefault(key, []).append(row)
-    firsts = [(rows[0], rows[0].accuracy, tuple(dict.fromkeys(r.target for r in rows))) for rows in found.values()]
-    known = [(row, value, targets) for row, value, targets in firsts if value]
-    low, high = _axis([value for _, value, _ in known])
-    dense = next((value for row, value, _ in known if row.is_twin), None)
+    known = [(rows, value) for rows in found.values() if (value := rows[0].accuracy)]
+    low, high = _axis([value for _, value in known])
+    dense = next((value for rows, value in known if rows[0].is_twin), None)
 
     def at(value: float) -> float:
         return 2 + 96 * min(1.0, max(0.0, (value - low) / (high - low)))
 
     lines = []
-    for row, value, targets in known:
+    for rows, value in known:
         half = _half_width(value)
         strip = Strip(at(value.value - half), at(value.value), at(value.value + half), at((dense or value).value))
         change = _change(value, dense)
-        lines.append(AccuracyLine(row.artifact.stage, row.artifact.variant, targets, value, change, strip))
+        variants = ", ".join(dict.fromkeys(r.artifact.variant for r in rows))
+        targets = tuple(dict.fromkeys(r.target for r in rows))
+        lines.append(AccuracyLine(rows[0].artifact.stage, variants, targets, value, change, strip))
     return lines
 
 
@@ -124,11 +125,11 @@ def _change(value: Accuracy, dense: Accuracy | None) -> float | None:
 
 
 def sizes(report: Report) -> list[Row]:
-    """One row per variant and size, largest first."""
-    found: dict[tuple[str, str], Row] = {}
-    for row in report.rows:
+    """One row per variant and stored size, largest first; of equal ones the furthest along the chain."""
+    found: dict[tuple[str, int], Row] = {}
+    for row in sorted(report.rows, key=lambda r: stage_rank(r.artifact.stage)):
         if row.size:
-            found.setdefault((row.artifact.variant, row.size.model_dump_json()), row)
+            found[row.artifact.variant, row.size.bytes] = row
     return sorted(found.values(), key=lambda row: -(row.size.bytes if row.size else 0))
 
 

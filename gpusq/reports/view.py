@@ -7,7 +7,7 @@ from gpusq.reports.report import Report
 from gpusq.reports.rows import Latency, Row
 from gpusq.reports.verdict import Verdict
 
-_STAGES = ("Intake", "Train", "Prune", "Qat", "Export", "Build")
+_STAGES = ("intake", "train", "prune", "qat", "export", "build")
 
 
 def figure(value: float) -> str:

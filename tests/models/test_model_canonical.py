@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import transformers
-from model_samples import images, logits
+from tests.models.model_samples import images, logits
 from torch import Tensor, nn
 
 from gpusq.errors import UnsupportedModelError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_samples import images, logits, write_model
+from tests.models.model_samples import images, logits, write_model
 
 from gpusq.errors import ClassMismatchError, NonFiniteError, UnsupportedModelError
 from gpusq.models import PatchLinear, UnpackedAttention, load_model, plain_tensors, rebuild, source_fingerprint

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from model_samples import images, logits
+from tests.models.model_samples import images, logits
 from safetensors.torch import load_file, save_file
 from torch import nn
 

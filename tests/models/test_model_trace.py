@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from model_samples import images
+from tests.models.model_samples import images
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from sample import sample_report
+from tests.reports.sample import sample_report
 
 from gpusq.reports.report import Report
 

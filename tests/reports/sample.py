@@ -92,7 +92,7 @@ def row_data(
     else:
         latency = {"p50": ms, "low": ms * 0.85, "high": ms * 1.2}
     return {
-        "artifact": {"kind": "engine", "digest": digest(f"{target} {variant}"), "stage": "Build", "variant": variant},
+        "artifact": {"kind": "engine", "digest": digest(f"{target} {variant}"), "stage": "build", "variant": variant},
         "target": target,
         "batch": batch,
         "status": status,
@@ -134,12 +134,12 @@ def sample_rows() -> list[Row]:
     }
     rows = []
     for stage, kind, variant in (
-        ("Intake", "dense", "dense-fp32"),
-        ("Prune", "sparse", "sparse-fp16"),
-        ("Qat", "quantized", "sparse-int8"),
+        ("intake", "dense", "dense-fp32"),
+        ("prune", "sparse", "sparse-fp16"),
+        ("qat", "quantized", "sparse-int8"),
     ):
         ref = {"kind": kind, "digest": digest(kind), "stage": stage, "variant": variant}
-        rows += [row("a100", variant, 1, {"Intake": 1.9, "Prune": 0.8, "Qat": 0.58}[stage], artifact=ref)]
+        rows += [row("a100", variant, 1, {"intake": 1.9, "prune": 0.8, "qat": 0.58}[stage], artifact=ref)]
     for target, variants in times.items():
         for variant, values in variants.items():
             for batch, ms in zip((1, 8, 32), values, strict=True):
@@ -152,7 +152,7 @@ def sample_rows() -> list[Row]:
 
 def sample_lineage() -> list[Lineage]:
     """The chain of the sample, the dense twin beside it."""
-    names = {"dense": "Intake", "sparse": "Prune", "quantized": "Qat", "onnx": "Export"}
+    names = {"dense": "intake", "sparse": "prune", "quantized": "qat", "onnx": "export"}
     chain, parent = [], ()
     for kind, stage in names.items():
         chain.append(
@@ -168,7 +168,7 @@ def sample_lineage() -> list[Lineage]:
         parent = (digest(kind),)
     twin = Lineage(
         kind="onnx",
-        stage="Export",
+        stage="export",
         digest=digest("twin"),
         key=digest("keytwin"),
         path="artifacts/onnx-twin",
@@ -181,7 +181,7 @@ def sample_lineage() -> list[Lineage]:
             chain.append(
                 Lineage(
                     kind="engine",
-                    stage="Build",
+                    stage="build",
                     digest=digest(name),
                     key=digest("key" + name),
                     path=f"artifacts/{name}",

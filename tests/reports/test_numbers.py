@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sample import vit_layers, vit_workload
+from tests.reports.sample import vit_layers, vit_workload
 
 from gpusq.errors import PatternError, UnsupportedModelError
 from gpusq.reports.numbers import bits_per_group, compute_of, coverage_of, size_of, stored_bits

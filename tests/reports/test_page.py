@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 
 import pytest
 from rich.console import Console
-from sample import row, sample_report
+from tests.reports.sample import row, sample_report
 
 from gpusq.reports import charts, sections
 from gpusq.reports.page import html_page

@@ -10,7 +10,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from sample import sample_rows
+from tests.reports.sample import sample_rows
 
 from gpusq.errors import ArtifactError, NewerSchemaError, UsageError
 from gpusq.reports.report import Report, build_report, merge, report_from_json, report_to_json, schema_text

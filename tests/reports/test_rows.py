@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from pydantic import ValidationError
-from sample import row, row_data
+from tests.reports.sample import row, row_data
 
 from gpusq.errors import ArtifactError
 from gpusq.reports.rows import Conditions, Coverage, Latency, Row, rows_from_json

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sample import DEVICES, row
+from tests.reports.sample import DEVICES, row
 
 from gpusq.errors import UsageError
 from gpusq.reports.compare import compare, differences
@@ -197,7 +197,7 @@ def test_few_images_cannot_prove_a_small_drop() -> None:
 
 
 def test_only_the_furthest_artifacts_are_judged() -> None:
-    earlier = {"kind": "sparse", "digest": "d", "stage": "Prune", "variant": "sparse-fp16"}
+    earlier = {"kind": "sparse", "digest": "d", "stage": "prune", "variant": "sparse-fp16"}
     rows = [*pair(9, 1), row("cpu", "sparse-fp16", 1, 1.0, artifact=earlier)]
     assert [v.variant for v in verdict(rows)] == ["sparse-int8"]
 

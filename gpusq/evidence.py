@@ -37,7 +37,18 @@ def rows_of(artifact: Artifact, target: Target, context: Context) -> list[Row]:
         found = predict(workload, layers, target, batch, base)
         latency = {"p50": found.latency_ms, "low": found.low_ms, "high": found.high_ms}
         throughput = 1e3 * batch / found.latency_ms
-        rows.append(_row(shared, target, batch, "predicted", latency, throughput, "gpusq predictor", _predicted_conditions(target)))
+        rows.append(
+            _row(
+                shared,
+                target,
+                batch,
+                "predicted",
+                latency,
+                throughput,
+                "gpusq predictor",
+                _predicted_conditions(target),
+            )
+        )
     return rows
 
 
@@ -82,7 +93,13 @@ def _measure(
 def _timing_entry(batch: int, timing: Timing, conditions: dict[str, Any]) -> dict[str, Any]:
     return {
         "batch": batch,
-        "latency_ms": {"p50": timing.p50_ms, "p90": timing.p90_ms, "p99": timing.p99_ms, "n": timing.n, "warmup": timing.warmup},
+        "latency_ms": {
+            "p50": timing.p50_ms,
+            "p90": timing.p90_ms,
+            "p99": timing.p99_ms,
+            "n": timing.n,
+            "warmup": timing.warmup,
+        },
         "throughput_per_s": timing.throughput_per_s,
         "host": conditions,
         "date": _now(),
@@ -98,7 +115,14 @@ def _measured_row(shared: dict[str, Any], target: Target, runtime: str, timing: 
         "date": timing["date"],
     }
     return _row(
-        shared, target, timing["batch"], "measured", timing["latency_ms"], timing["throughput_per_s"], runtime, conditions
+        shared,
+        target,
+        timing["batch"],
+        "measured",
+        timing["latency_ms"],
+        timing["throughput_per_s"],
+        runtime,
+        conditions,
     )
 
 
@@ -181,7 +205,9 @@ def layer_times(artifact: Artifact, target: Target, batch: int) -> list[LayerTim
     found = predict(read_workload(artifact), layers, target, batch, base)
     variant = variant_of(layers, base)
     return [
-        LayerTime(name=op.name, us=op.us, bound=op.bound, share=op.share, target=target.name, batch=batch, variant=variant)
+        LayerTime(
+            name=op.name, us=op.us, bound=op.bound, share=op.share, target=target.name, batch=batch, variant=variant
+        )
         for op in found.ops
     ]
 

@@ -58,7 +58,9 @@ def _call(runner: Runner, images: np.ndarray) -> Any:
     return lambda: runner.run(images)
 
 
-def bench_engines(engines: Sequence[Artifact], batches: tuple[int, ...], threads: int | None, seconds: float) -> dict[str, Any]:
+def bench_engines(
+    engines: Sequence[Artifact], batches: tuple[int, ...], threads: int | None, seconds: float
+) -> dict[str, Any]:
     """Rows (engine, runtime, batch, percentiles, throughput) and the conditions of the run."""
     from gpusq.latency import host_conditions
 

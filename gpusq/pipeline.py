@@ -191,6 +191,30 @@ def _layer_times(steps: list[Step], recipe: Recipe) -> list[LayerTime]:
     return [entry for a in built for entry in layer_times(a, targets[str(a.manifest.target)], LAYER_TIME_BATCH)]
 
 
+DEFAULT_TARGETS = ("cpu", "a100", "agx-orin")
+
+
+def report_of(artifact: Artifact, targets: tuple[str, ...], context: Context) -> Report:
+    """A report of one artifact and its ancestors, on its own target or on `targets`; nothing is built.
+
+    Latencies are predicted, except of a CPU engine, which is measured now. Accuracies are those kept in the store.
+    """
+    from gpusq.evidence import measured_rows, rows_of
+    from gpusq.reports import build_report
+    from gpusq.targets import load_target
+
+    own = (artifact.manifest.target,) if artifact.manifest.target else DEFAULT_TARGETS
+    chain = [*reversed(context.store.ancestors(artifact)), artifact]
+    rows: list[Row] = []
+    for target in map(load_target, targets or own):
+        for a in chain:
+            if a.kind == "engine":
+                rows += measured_rows([a], target, context) if target.name == a.manifest.target else []
+            elif a.manifest.target in (None, target.name):
+                rows += rows_of(a, target, context)
+    return build_report(f"{artifact.kind} {artifact.digest[:12]}", rows, lineage=lineage_of(context.store, [artifact]))
+
+
 def lineage_of(store: Store, artifacts: list[Artifact]) -> list[Lineage]:
     """Every artifact and its ancestors once, parents before children."""
     from gpusq.reports import Lineage
@@ -210,5 +234,3 @@ def _keep(report: Report, steps: list[Step], context: Context) -> Path:
 
     last = next(s.done.artifact for s in steps if s.done.artifact.kind == "onnx")
     return keep_report(report, context.store.root, last.key[:16])
-
-

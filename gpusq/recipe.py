@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from gpusq.errors import RecipeError
 from gpusq.stages import Build, Export, Prune, Qat, Train
@@ -61,7 +61,7 @@ def load_recipe(path: Path) -> Recipe:
     """Read a recipe file. Raises RecipeError naming file, table and key."""
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {path} cannot be read", got=str(error), do="give the path of a TOML file") from error
     return parse_recipe(text, str(path))
 
@@ -91,7 +91,8 @@ def apply_table(recipe: Recipe, table: str, values: Mapping[str, Any], name: str
     if table == "build" and "targets" in values:
         recipe = replace(recipe, targets=_targets(values.pop("targets"), name))
     current = getattr(recipe, table) or STAGES[table]()
-    return replace(recipe, **{table: with_values(current, values, f"{name}: [{table}]")})
+    changes: dict[str, Any] = {table: with_values(current, values, f"{name}: [{table}]")}
+    return replace(recipe, **changes)
 
 
 def apply_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
@@ -119,20 +120,21 @@ def with_values(stage: S, values: Mapping[str, Any], where: str) -> S:
     for key in values:
         if key not in names:
             raise RecipeError(f"{where} has no key {key!r}", do=_nearest(key, names))
-    merged = {n: getattr(stage, n) for n in names} | dict(values)
-    return _validated(type(stage), merged, set(values), where)
+    hints = get_type_hints(type(stage))
+    return replace(stage, **{key: _checked(hints[key], key, value, where) for key, value in values.items()})
 
 
-def _validated(kind: type[S], merged: dict[str, Any], given: set[str], where: str) -> S:
+def _checked(hint: Any, key: str, value: Any, where: str) -> Any:
+    """`value` where it is of the field's type: a number is no text, a truth value no number; lists become tuples."""
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        return TypeAdapter(kind).validate_python(merged)
+        return TypeAdapter(hint).validate_python(tuple(value) if isinstance(value, list) else value, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        key = str(first["loc"][0]) if first["loc"] else ", ".join(sorted(given))
-        got = repr(first.get("input"))
-        raise RecipeError(f"{where} key {key!r}: {first['msg'].lower()}", got=got, do="correct the value") from error
+        raise RecipeError(
+            f"{where} key {key!r}: {first['msg'].lower()}", got=repr(value), do="correct the value"
+        ) from error
 
 
 def _apply_plain(recipe: Recipe, table: str, values: Mapping[str, Any], name: str) -> Recipe:
@@ -146,13 +148,16 @@ def _apply_plain(recipe: Recipe, table: str, values: Mapping[str, Any], name: st
             expected = allowed[key].__name__
             raise RecipeError(f"{name}: [{table}] {key} must be of type {expected}", got=repr(value), do="correct it")
         target = table if key == "source" else key
-        recipe = replace(recipe, **{target: value})
+        changes: dict[str, Any] = {target: value}
+        recipe = replace(recipe, **changes)
     return recipe
 
 
 def _targets(value: Any, name: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not value or not all(isinstance(v, str) for v in value):
-        raise RecipeError(f"{name}: [build] targets must be a list of names", got=repr(value), do='as in ["cpu", "a100"]')
+        raise RecipeError(
+            f"{name}: [build] targets must be a list of names", got=repr(value), do='as in ["cpu", "a100"]'
+        )
     return tuple(value)
 
 
@@ -189,4 +194,6 @@ def _toml(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, (tuple, list)):
         return "[" + ", ".join(_toml(v) for v in value) + "]"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML has it escaped, JSON not
+    return repr(value)

@@ -24,6 +24,11 @@ def keep_report(report: Report, store: Path, name: str) -> Path:
     return path
 
 
+def is_run(run: str, store: Path) -> bool:
+    """Whether `run` is "latest", the path of a .json file, or the name of a run kept in the store."""
+    return run == "latest" or run.endswith(".json") or (store / "runs" / f"{run}.json").is_file()
+
+
 def read_report(run: str, store: Path) -> Report:
     """A report by file, run name, or "latest". Raises ArtifactNotFoundError that lists the runs of the store."""
     from gpusq.reports import report_from_json

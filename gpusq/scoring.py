@@ -25,13 +25,13 @@ Predictor = Callable[["np.ndarray"], "np.ndarray"]
 def accuracy_of(artifact: Artifact, context: Context) -> Accuracy | None:
     """Top-1 on the test split; without labels the share of images on which it agrees with the dense model.
 
-    Bundles carry the figure of the ONNX artifact they hold. None where the run has no images.
+    Bundles carry the figure of the ONNX artifact they hold. Without images: the figure of an earlier run, or None.
     """
     from gpusq.reports import Accuracy
 
-    if context.data is None or not len(context.data.test):
-        return None
     scored = _parent(artifact, context) if artifact.kind == "bundle" else artifact
+    if context.data is None or not len(context.data.test):
+        return _kept(scored, context)
     name = f"accuracy-{_hash(context.data.test.fingerprint())}"
     kept = context.store.reports(scored.digest).get(name)
     if not kept:
@@ -39,6 +39,14 @@ def accuracy_of(artifact: Artifact, context: Context) -> Accuracy | None:
         with context.store.lock(wait_s=context.wait_s, on_wait=context.on_wait):
             context.store.add_report(scored.digest, name, kept)
     return Accuracy.model_validate(kept[0])
+
+
+def _kept(artifact: Artifact, context: Context) -> Accuracy | None:
+    """The accuracy of an earlier run with images, None where there was none or several."""
+    from gpusq.reports import Accuracy
+
+    found = [rows for name, rows in context.store.reports(artifact.digest).items() if name.startswith("accuracy-")]
+    return Accuracy.model_validate(found[0][0]) if len(found) == 1 and found[0] else None
 
 
 def _score(artifact: Artifact, context: Context) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+from typing import TYPE_CHECKING
 
 # Read by the libraries when they are first imported, so this comes before any test module imports them.
 os.environ["OMP_NUM_THREADS"] = "2"
@@ -14,6 +15,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from tests.chain import Chain
 
 
 @pytest.fixture(autouse=True)
@@ -25,3 +29,11 @@ def fixed_seeds() -> None:
     if torch is not None:
         torch.manual_seed(0)
         torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    """A small model compressed for three targets once; copy its store before changing it."""
+    from tests.chain import make_chain
+
+    return make_chain(tmp_path_factory.mktemp("chain"))

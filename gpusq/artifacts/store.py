@@ -141,13 +141,14 @@ class Store:
         self._at.prepare()
         return rows.write(folder, name, data)
 
-    def gc(self, *, unfinished: bool = False) -> int:
+    def gc(self, *, unfinished: bool = False, on_wait: Callable[[str], None] | None = None) -> int:
         """Remove staging leftovers, half-written reports and checkpoints of published keys; takes the lock.
 
         unfinished: also remove the checkpoints of work that was not finished (it then starts over).
+        on_wait: told for whom this waits, where the store is in use.
         Returns the bytes freed.
         """
-        with self._writer(None, None) as freed_on_entry:
+        with self._writer(None, on_wait) as freed_on_entry:
             published = {name[-64:] for name in names_in(self._at.artifacts)}
             dead = [
                 self._at.checkpoints / key for key in names_in(self._at.checkpoints) if unfinished or key in published

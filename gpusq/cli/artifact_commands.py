@@ -11,9 +11,13 @@ from gpusq.cli.options import DEFAULT_STORE, Json, Reference, StoreDir, artifact
 
 if TYPE_CHECKING:
     from gpusq.artifacts import Artifact
+    from gpusq.reports import Report
 
 OptionalReference = Annotated[str | None, typer.Argument(help="Artifact, or nothing for the whole store.")]
-Run = Annotated[str, typer.Argument(help="Report file (.json), run name, or `latest`.")]
+Run = Annotated[str, typer.Argument(help="`latest`, a run's name, a report file (.json), or an artifact.")]
+ReportTarget = Annotated[
+    list[str] | None, typer.Option("--target", "-t", help="Of an artifact's report: cpu, a100, agx-orin, ...")
+]
 Html = Annotated[Path | None, typer.Option("--html", help="Write the report page here.")]
 JsonPath = Annotated[Path | None, typer.Option("--report", help="Write the report as JSON here.")]
 
@@ -50,7 +54,9 @@ def _lines(manifest: dict[str, Any]) -> list[str]:
     for name in ("params", "inputs", "toolchain", "facts"):
         lines += [f"  {name:14} {k} = {_short(v)}" for k, v in manifest[name].items()]
     lines += [f"  {'parent':14} {p['kind']} {p['digest'][:16]}" for p in manifest["parents"]]
-    lines += [f"  {'file':14} {n}  {f['size']:,} bytes  sha256 {f['sha256'][:16]}" for n, f in manifest["files"].items()]
+    lines += [
+        f"  {'file':14} {n}  {f['size']:,} bytes  sha256 {f['sha256'][:16]}" for n, f in manifest["files"].items()
+    ]
     return lines
 
 
@@ -79,7 +85,12 @@ def _chain(artifact: Artifact, store: Path) -> list[dict[str, Any]]:
     pending: list[tuple[str, str, Artifact | None]] = [(artifact.digest, artifact.kind, artifact)]
     while pending:
         digest, kind, found = pending.pop()
-        entry = {"digest": digest, "kind": kind, "stage": found.manifest.stage if found else "?", "present": bool(found)}
+        entry = {
+            "digest": digest,
+            "kind": kind,
+            "stage": found.manifest.stage if found else "?",
+            "present": bool(found),
+        }
         chain.append({**entry, "path": str(found.path) if found else None})
         parents = found.manifest.parents if found else ()
         pending += [(p.digest, p.kind, held.get(p.digest)) for p in parents]
@@ -118,8 +129,14 @@ def list_(store: StoreDir = DEFAULT_STORE, json: Json = False) -> None:
 
     with refusals(json):
         artifacts = open_store(store).artifacts()
-        rows = [
-            {"kind": a.kind, "stage": a.manifest.stage, "digest": a.digest, "target": a.manifest.target, "path": str(a.path)}
+        rows: list[dict[str, Any]] = [
+            {
+                "kind": a.kind,
+                "stage": a.manifest.stage,
+                "digest": a.digest,
+                "target": a.manifest.target,
+                "path": str(a.path),
+            }
             for a in artifacts
         ]
         if json:
@@ -135,9 +152,7 @@ def gc(store: StoreDir = DEFAULT_STORE, json: Json = False) -> None:
     from gpusq.cli.output import print_json, print_line, refusals, say
 
     with refusals(json):
-        opened = open_store(store)
-        with opened.lock(on_wait=say):
-            freed = opened.gc()
+        freed = open_store(store).gc(on_wait=say)
         if json:
             print_json({"freed_bytes": freed})
         else:
@@ -145,14 +160,19 @@ def gc(store: StoreDir = DEFAULT_STORE, json: Json = False) -> None:
 
 
 def report(
-    run: Run = "latest", html: Html = None, out: JsonPath = None, store: StoreDir = DEFAULT_STORE, json: Json = False
+    run: Run = "latest",
+    html: Html = None,
+    out: JsonPath = None,
+    target: ReportTarget = None,
+    store: StoreDir = DEFAULT_STORE,
+    json: Json = False,
 ) -> None:
     """Print or write a report."""
     from gpusq.cli.output import print_json, print_line, print_table, refusals
-    from gpusq.runs import read_report, write_report
+    from gpusq.runs import write_report
 
     with refusals(json):
-        found = read_report(run, store)
+        found = _report_of(run, store, tuple(target or ()))
         for path in write_report(found, json_path=out, html_path=html):
             if not json:
                 print_line(f"written: {path}")
@@ -162,3 +182,16 @@ def report(
             from gpusq.reports import terminal_table
 
             print_table(terminal_table(found))
+
+
+def _report_of(run: str, store: Path, targets: tuple[str, ...]) -> Report:
+    """The report of a run, or of one artifact and what it was made from."""
+    from gpusq.runs import is_run, read_report
+
+    if is_run(run, store):
+        return read_report(run, store)
+    from gpusq.cli.options import run_context
+    from gpusq.pipeline import report_of
+
+    with run_context(store, "", quiet=False, wait_s=None) as context:
+        return report_of(artifact_of(run, store), targets, context)

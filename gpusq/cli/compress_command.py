@@ -13,11 +13,17 @@ if TYPE_CHECKING:
     from gpusq.pipeline import Compressed
     from gpusq.recipe import Recipe
 
-Model = Annotated[str, typer.Option("--model", "-m", help="hf:DIR, new:NAME, file.py:function, timm:NAME or artifact:REF.")]
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="hf:DIR, new:NAME, file.py:function, timm:NAME or artifact:REF.")
+]
 DataOption = Annotated[str, typer.Option("--data", "-d", help="Image folder, fashion-mnist[:DIR] or digits.")]
 Target = Annotated[list[str] | None, typer.Option("--target", "-t", help="cpu, a100, agx-orin, ...; may be repeated.")]
-RecipeFile = Annotated[Path | None, typer.Option("--recipe", "-r", help="TOML recipe; options on the command line win.")]
-Setting = Annotated[list[str] | None, typer.Option("--set", "-s", help="STAGE.KEY=VALUE, e.g. qat.epochs=2; may be repeated.")]
+RecipeFile = Annotated[
+    Path | None, typer.Option("--recipe", "-r", help="TOML recipe; options on the command line win.")
+]
+Setting = Annotated[
+    list[str] | None, typer.Option("--set", "-s", help="STAGE.KEY=VALUE, e.g. qat.epochs=2; may be repeated.")
+]
 HtmlFile = Annotated[Path | None, typer.Option("--html", help="Also write the report page here.")]
 JsonFile = Annotated[Path | None, typer.Option("--report", help="Also write the report as JSON here.")]
 Classes = Annotated[int | None, typer.Option("--classes", min=1, help="Classes of the head of a new: or timm: model.")]

@@ -8,7 +8,9 @@ import typer
 
 from gpusq.cli.options import DEFAULT_STORE, Json, Reference, StoreDir, artifact_of
 
-Batches = Annotated[list[int] | None, typer.Option("--batch", min=1, help="Batch sizes; may be repeated. Default 1, 8, 32.")]
+Batches = Annotated[
+    list[int] | None, typer.Option("--batch", min=1, help="Batch sizes; may be repeated. Default 1, 8, 32.")
+]
 Against = Annotated[str | None, typer.Option("--against", help="A second engine, timed turn by turn in the same run.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads of the engine. Default: all cores.")]
 Seconds = Annotated[float, typer.Option("--seconds", min=0.1, help="Time limit for each batch size and engine.")]
@@ -17,7 +19,7 @@ Seconds = Annotated[float, typer.Option("--seconds", min=0.1, help="Time limit f
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command("bench", help="Measure an engine on this machine.")(bench)
-    app.command("doctor", help="What this machine can build and run, and how to mend what it cannot. Exit 1 on a problem.")(doctor)
+    app.command("doctor", help="What this machine can build and run. Exit 1 on a problem.")(doctor)
     app.command("targets", help="The targets that gpusq knows, with their facts and sources.")(targets)
 
 
@@ -44,7 +46,8 @@ def bench(
         for row in result["rows"]:
             print_line(
                 f"{row['engine'][:12]} {row['runtime']:12} batch {row['batch']:4}  p50 {row['p50_ms']:.3f} ms  "
-                f"p90 {row['p90_ms']:.3f}  p99 {row['p99_ms']:.3f}  {row['throughput_per_s']:.1f} images/s  (n {row['n']})"
+                f"p90 {row['p90_ms']:.3f}  p99 {row['p99_ms']:.3f}  "
+                f"{row['throughput_per_s']:.1f} images/s  (n {row['n']})"
             )
 
 

@@ -1,8 +1,8 @@
 """`gpusq`: the list of commands and how they end.
 
-Exit codes: 0 done; 1 a check found a problem (`verify`, `doctor`, `compress --require-ship`); 2 usage, recipe, stage order or
-target; 3 data; 4 model; 5 artifact; 6 store; 7 a stage's own check; 8 engine; 9 a library is missing; 70 internal
-error; 130 interrupted.
+Exit codes: 0 done; 1 a check found a problem (`verify`, `doctor`, `compress --require-ship`); 2 usage, recipe, stage
+order or target; 3 data; 4 model; 5 artifact; 6 store; 7 a stage's own check; 8 engine; 9 a library is missing;
+70 internal error; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Trained vision transformers to 2:4 sparse INT8 engines for NVIDIA A100 and Jetson AGX Orin, with evidence."""
 

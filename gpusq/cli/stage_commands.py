@@ -13,13 +13,17 @@ from gpusq.stages import Build, Export, Intake, Prune, Qat, Train
 from gpusq.stages.stage import Stage
 
 Parent = Annotated[str, typer.Argument(help="Artifact of the stage before (path, digest prefix, KIND-PREFIX).")]
-Source = Annotated[str, typer.Argument(help="Dense artifact, or a model: hf:DIR, new:NAME, file.py:function, timm:NAME.")]
+Source = Annotated[
+    str, typer.Argument(help="Dense artifact, or a model: hf:DIR, new:NAME, file.py:function, timm:NAME.")
+]
 Bundle = Annotated[str, typer.Argument(help="ONNX artifact, or a bundle directory to finish on this device.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the stage commands to the application."""
-    app.command("intake", help="Read a model into the store as a dense artifact.")(with_options(intake, Intake, frozenset()))
+    app.command("intake", help="Read a model into the store as a dense artifact.")(
+        with_options(intake, Intake, frozenset())
+    )
     app.command("train", help="Train a `new:` model on labelled images; gives a dense artifact.")(
         with_options(train, Train, frozenset())
     )
@@ -35,40 +39,72 @@ def register(app: typer.Typer) -> None:
     )
 
 
-def intake(store: StoreDir = DEFAULT_STORE, quiet: Quiet = False, wait: Wait = None, json: Json = False, **options: Any) -> None:
+def intake(
+    store: StoreDir = DEFAULT_STORE, quiet: Quiet = False, wait: Wait = None, json: Json = False, **options: Any
+) -> None:
     """Read a model into the store."""
     _run(Intake(), None, options, store, "", quiet, wait, json)
 
 
 def train(
-    data: Data = "", store: StoreDir = DEFAULT_STORE, quiet: Quiet = False, wait: Wait = None, json: Json = False, **options: Any
+    data: Data = "",
+    store: StoreDir = DEFAULT_STORE,
+    quiet: Quiet = False,
+    wait: Wait = None,
+    json: Json = False,
+    **options: Any,
 ) -> None:
     """Train a fresh model."""
     _run(Train(), None, options, store, data, quiet, wait, json)
 
 
 def prune(
-    model: Source, data: Data = "", store: StoreDir = DEFAULT_STORE, quiet: Quiet = False, wait: Wait = None, json: Json = False, **options: Any
+    model: Source,
+    data: Data = "",
+    store: StoreDir = DEFAULT_STORE,
+    quiet: Quiet = False,
+    wait: Wait = None,
+    json: Json = False,
+    **options: Any,
 ) -> None:
     """Prune a dense model."""
     _run(Prune(), model, options, store, data, quiet, wait, json)
 
 
 def qat(
-    artifact: Parent, data: Data = "", store: StoreDir = DEFAULT_STORE, quiet: Quiet = False, wait: Wait = None, json: Json = False, **options: Any
+    artifact: Parent,
+    data: Data = "",
+    store: StoreDir = DEFAULT_STORE,
+    quiet: Quiet = False,
+    wait: Wait = None,
+    json: Json = False,
+    **options: Any,
 ) -> None:
     """Quantize a sparse or dense model."""
     _run(Qat(), artifact, options, store, data, quiet, wait, json)
 
 
 def export(
-    artifact: Parent, data: Data = "", store: StoreDir = DEFAULT_STORE, quiet: Quiet = False, wait: Wait = None, json: Json = False, **options: Any
+    artifact: Parent,
+    data: Data = "",
+    store: StoreDir = DEFAULT_STORE,
+    quiet: Quiet = False,
+    wait: Wait = None,
+    json: Json = False,
+    **options: Any,
 ) -> None:
     """Export a model to ONNX."""
     _run(Export(), artifact, options, store, data, quiet, wait, json)
 
 
-def build(artifact: Bundle, store: StoreDir = DEFAULT_STORE, quiet: Quiet = False, wait: Wait = None, json: Json = False, **options: Any) -> None:
+def build(
+    artifact: Bundle,
+    store: StoreDir = DEFAULT_STORE,
+    quiet: Quiet = False,
+    wait: Wait = None,
+    json: Json = False,
+    **options: Any,
+) -> None:
     """Build an engine, or finish a bundle."""
     from gpusq.cli.output import refusals
 
@@ -80,17 +116,29 @@ def build(artifact: Bundle, store: StoreDir = DEFAULT_STORE, quiet: Quiet = Fals
 
 
 def _finish(bundle: Path, json: bool) -> None:
+    from dataclasses import asdict
+
     from gpusq.cli.output import print_json, print_line
-    from gpusq.engines.tensorrt import finish_bundle
+    from gpusq.engines.tensorrt import PLAN, finish_bundle
 
-    result = finish_bundle(bundle)
+    facts = finish_bundle(bundle)
+    path = bundle / PLAN
     if json:
-        print_json(result)
+        print_json({"path": str(path), **asdict(facts)})
     else:
-        print_line(f"engine {result['engine']} (sha256 {result['sha256']})")
+        print_line(f"engine {path} for {facts.target}, TensorRT {facts.tensorrt}, sha256 {facts.plan_sha256[:12]}")
 
 
-def _run(stage: Stage, reference: str | None, options: dict[str, Any], store: Path, data: str, quiet: bool, wait: float | None, json: bool) -> None:
+def _run(
+    stage: Stage,
+    reference: str | None,
+    options: dict[str, Any],
+    store: Path,
+    data: str,
+    quiet: bool,
+    wait: float | None,
+    json: bool,
+) -> None:
     from gpusq.cli.output import refusals
     from gpusq.pipeline import parent_of
     from gpusq.recipe import with_values

@@ -22,7 +22,8 @@ def _option(name: str, hint: Any, default: Any, metadata: Any) -> inspect.Parame
     text = f"{metadata.get('help', '')}{_choices(hint)} (default: {_shown(default)})"
     flag = "--" + name.replace("_", "-")
     flags = [f"{flag}/--no-{name.replace('_', '-')}"] if hint is bool else [flag]
-    annotation = Annotated[_cli_type(hint), typer.Option(*flags, help=text, show_default=False)]
+    kind: Any = _cli_type(hint)
+    annotation = Annotated[kind, typer.Option(*flags, help=text, show_default=False)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 

@@ -36,6 +36,7 @@ def read_rgb(path: Path) -> Pixels:
 
     Transparency is dropped; 16-bit grey keeps its high byte. Raises UnreadableImageError for anything that is no
     whole picture or has more pixels than Pillow's limit (89 million); MissingExtraError without Pillow.
+    Damaged compressed TIFFs may still make the C library libtiff write a line to standard error.
     """
     try:
         from PIL import Image, ImageOps

@@ -46,7 +46,7 @@ PRESETS: dict[str, Preset] = {
     **{f"{f}-{s}": Preset(f, _vit(f, *w)) for f in ("vit", "deit") for s, w in _WIDTHS.items()},
     **{f"dinov2-{s}": Preset("dinov2", _vit("dinov2", *_WIDTHS[s], patch=14)) for s in ("small", "base")},
     **{f"swin-{s}": Preset("swin", _swin(*sizes)) for s, sizes in _SWIN.items()},
-    "vit-mini-28": Preset("vit", _vit("vit", 128, 4, image=28, patch=4, layers=4) | {"num_channels": 1}, 10),
+    "vit-mini-28": Preset("vit", _vit("vit", 96, 3, image=28, patch=4, layers=4) | {"num_channels": 1}, 10),
     "vit-test": Preset("vit", _vit("vit", 32, 2, patch=8, **_TEST), 10),
     "deit-test": Preset("deit", _vit("deit", 32, 2, patch=8, **_TEST), 10),
     "dinov2-test": Preset("dinov2", _vit("dinov2", 32, 2, patch=8, **_TEST), 10),

@@ -13,6 +13,7 @@ Calibrator = Literal["max", "percentile", "mse", "modelopt"]
 BINS = 2048
 PERCENTILE = 99.99
 MSE_CANDIDATES = 128
+COUNTED_AT_ONCE = 1 << 24  # torch.histc counts in float32, which stops growing here
 
 
 class Observer(Protocol):
@@ -57,7 +58,9 @@ class HistogramObserver:
             return
         self._grow(largest)
         values = x.detach().abs().float().flatten()
-        self.counts += torch.histc(values, bins=BINS, min=0.0, max=self.width * BINS).double().cpu()
+        for start in range(0, len(values), COUNTED_AT_ONCE):
+            part = values[start : start + COUNTED_AT_ONCE]
+            self.counts += torch.histc(part, bins=BINS, min=0.0, max=self.width * BINS).double().cpu()
 
     def _grow(self, largest: float) -> None:
         if self.width == 0.0:
@@ -127,12 +130,14 @@ def checked_amax(x: Tensor) -> Tensor:
     """Largest absolute value of x, 0-d. Raises NonFiniteError where it is NaN or infinite."""
     amax = x.detach().abs().amax().float() if x.numel() else torch.zeros(())
     if not bool(torch.isfinite(amax)):
-        raise NonFiniteError("activations hold NaN or infinity", got=str(float(amax)), do="check the images and weights")
+        raise NonFiniteError(
+            "activations hold NaN or infinity", got=str(float(amax)), do="check the images and weights"
+        )
     return amax
 
 
 def observer(calibrator: Calibrator, levels: int = 127) -> Observer:
-    """A fresh observer of this kind; levels: positive integers of the quantizer. Raises UsageError, MissingExtraError."""
+    """A fresh observer; levels: positive integers of the quantizer. Raises UsageError, MissingExtraError."""
     if calibrator == "max":
         return MaxObserver()
     if calibrator == "percentile":

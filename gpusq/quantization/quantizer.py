@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gpusq.errors import NonFiniteError
-from gpusq.quantization.fake_quantize import PER_TENSOR, LearnedQuantize, fake_quantize
+from gpusq.quantization.fake_quantize import PER_TENSOR, LearnedQuantize, fake_quantize, rounded
 from gpusq.quantization.observers import Observer
 
 Mode = Literal["off", "observe", "quantize", "learn"]
@@ -43,6 +43,8 @@ class FakeQuantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x of any shape; the same shape."""
         if self.mode == "quantize":
+            if not (torch.is_grad_enabled() or torch.compiler.is_compiling()):  # export and compile see the operator
+                return rounded(x, self.scale, self.axis, self.lo, self.hi)
             return cast(Tensor, fake_quantize(x, self.scale, self.axis, self.lo, self.hi))
         if self.mode == "learn":
             return self._learned(x)

@@ -25,14 +25,15 @@ def sparsegpt(
     """
     _check(matrix, hessian, m)
     factor = _inverse_factor(hessian, damp)
-    work = matrix.detach().to(factor.dtype, copy=True)
-    mask = torch.empty(matrix.shape, dtype=torch.bool, device=matrix.device)
+    work = matrix.detach().t().to(factor.dtype, copy=True, memory_format=torch.contiguous_format)  # [k, out]
+    kept = torch.empty(work.shape, dtype=torch.bool, device=matrix.device)
     width = max(m, block - block % m)
-    for start in range(0, work.shape[1], width):
-        end = min(start + width, work.shape[1])
-        errors = _prune_block(work[:, start:end], mask[:, start:end], factor[start:end, start:end], n, m)
-        work[:, end:] -= errors @ factor[start:end, end:]
-    pruned = torch.where(mask, work, 0.0).to(matrix.dtype)
+    for start in range(0, work.shape[0], width):
+        end = min(start + width, work.shape[0])
+        errors = _prune_block(work[start:end], kept[start:end], factor[start:end, start:end], n, m)
+        work[end:].addmm_(factor[start:end, end:].t(), errors, alpha=-1)
+    mask = kept.t().contiguous()
+    pruned = torch.where(mask, work.t(), 0.0).to(matrix.dtype)
     if not bool(torch.isfinite(pruned).all()):
         raise NonFiniteError("the SparseGPT update gave NaN or infinity", do="raise damp or use another score")
     return pruned, mask
@@ -81,15 +82,33 @@ def _factor_of_inverse(matrix: Tensor) -> Tensor | None:
     return upper if good else None
 
 
-def _prune_block(work: Tensor, mask: Tensor, factor: Tensor, n: int, m: int) -> Tensor:
-    """Prune one block in place; returns the scaled error of each column, [out, width]. factor: [width, width]."""
-    errors = torch.zeros_like(work)
-    scale = factor.diagonal()
-    for column in range(work.shape[1]):
-        if column % m == 0:
-            group = slice(column, column + m)
-            mask[:, group] = mask_nm((work[:, group] / scale[group]).square(), n, m)
-        error = torch.where(mask[:, column], 0.0, work[:, column]) / scale[column]
-        work[:, column:].addr_(error, factor[column, column:], alpha=-1)
-        errors[:, column] = error
+def _prune_block(columns: Tensor, mask: Tensor, factor: Tensor, n: int, m: int) -> Tensor:
+    """Prune one block in place, group by group; returns the scaled error of each column, [width, out].
+
+    columns, mask: [width, out], one row for each column of the matrix, so that all steps run over whole rows of memory.
+    factor: [width, width].
+    """
+    errors = torch.zeros_like(columns)
+    scale = factor.diagonal()[:, None]
+    for start in range(0, columns.shape[0], m):
+        end = start + m
+        group = columns[start:end]
+        kept = _largest((group / scale[start:end]).square_(), n)
+        mask[start:end] = kept
+        dropped = torch.where(kept, 0.0, 1.0 / scale[start:end])
+        for column in range(start, end):  # the columns of a group before it change what a column is worth
+            earlier = factor[start:column, column] @ errors[start:column]
+            torch.mul(columns[column] - earlier, dropped[column - start], out=errors[column])
+            columns[column] -= earlier
+        columns[end:].addmm_(factor[start:end, end:].t(), errors[start:end], alpha=-1)
     return errors
+
+
+def _largest(score: Tensor, n: int) -> Tensor:
+    """Bool [m, out]: the n largest of each column of `score` [m, out]; ties keep the upper row, as in `mask_nm`."""
+    m = score.shape[0]
+    beats = score[:, None] >= score[None]  # [m, m, out]
+    above = torch.ones(m, m, dtype=torch.bool, device=score.device).triu(1)[:, :, None]
+    below = above.transpose(0, 1)
+    wins = (beats & above).sum(dim=1) + (~beats.transpose(0, 1) & below).sum(dim=1)
+    return wins >= m - n

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from gpusq.errors import EngineError, UsageError
+from gpusq.errors import CheckError, EngineError, UsageError
 from gpusq.stages.stage import Context, Stage, parameter
 
 if TYPE_CHECKING:
     from gpusq.artifacts import Artifact
-    from gpusq.engines.tensorrt_rtx import RtxCheck
+    from gpusq.engines.rtx_layers import RtxCheck
     from gpusq.targets import Target
 
 SAMPLES = "samples.safetensors"
+GRAPHS = ("model.fp32.onnx", "model.fp16.onnx")
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,9 @@ class Build(Stage):
     takes: ClassVar[tuple[str, ...]] = ("onnx",)
     libraries: ClassVar[tuple[str, ...]] = ("openvino", "onnxruntime", "tensorrt-rtx-cu13", "numpy")
 
-    target: str = parameter("cpu", "cpu, a100, a100-80gb, agx-orin, agx-orin-32gb, agx-orin@30W, ... (`gpusq targets`)", key=False)
+    target: str = parameter(
+        "cpu", "cpu, a100, a100-80gb, agx-orin, agx-orin-32gb, agx-orin@30W, ... (`gpusq targets`)", key=False
+    )
     runtime: Literal["auto", "openvino", "onnxruntime"] = parameter(
         "auto", "CPU runtime; auto builds both and keeps the one that is faster in the same run"
     )
@@ -65,7 +69,8 @@ class Build(Stage):
         if self._target().is_gpu:
             from gpusq.engines.bundle import read_bundle
 
-            read_bundle(out)
+            bundle = read_bundle(out)
+            self._check_bundle(bundle.files, parent)
         else:
             self._check_engine(out)
 
@@ -75,7 +80,8 @@ class Build(Stage):
         from gpusq.latency import time_interleaved
         from gpusq.stages.layer_files import carry, write_json
 
-        onnx, samples, runtime = parent.read("model.fp32.onnx"), parent.read(SAMPLES), self.runtime
+        onnx, samples = parent.read("model.fp32.onnx"), parent.read(SAMPLES)
+        runtime: str = self.runtime
         context.progress(self.name, 0, None, f"CPU engine, runtime {self.runtime}")
         if self.runtime == "auto":
             image = _samples(samples)[0][:1]
@@ -90,6 +96,12 @@ class Build(Stage):
         carry(parent, out)
         return {"runtime": runtime}
 
+    def _check_bundle(self, files: Mapping[str, bytes], parent: Artifact | None) -> None:
+        """The graphs in the bundle are those that Export checked, byte for byte."""
+        for name in GRAPHS if parent else ():
+            if parent and files.get(name) != parent.read(name):
+                raise CheckError(f"build: {name} in the bundle must be the one that was exported", got="other bytes")
+
     def _check_engine(self, out: Path) -> None:
         import json
 
@@ -99,7 +111,9 @@ class Build(Stage):
         runtime = json.loads((out / "engine.json").read_text(encoding="utf-8"))["runtime"]
         images, logits = _samples((out / SAMPLES).read_bytes())
         parity = compare(logits, load_cpu(runtime, out, cpu_threads()).run(images))
-        check_parity(parity, relative=float("inf"), top1=self.agreement, what=f"build: the {runtime} engine and PyTorch")
+        check_parity(
+            parity, relative=float("inf"), top1=self.agreement, what=f"build: the {runtime} engine and PyTorch"
+        )
 
     def _bundle(self, parent: Artifact, target: Target, out: Path, context: Context) -> dict[str, Any]:
         from gpusq.engines import BatchProfile, write_bundle

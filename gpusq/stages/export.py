@@ -77,19 +77,22 @@ class Export(Stage):
         return {k: report[k] for k in ("parity_fp32", "parity_fp16")}
 
     def ensures(self, parent: Artifact | None, out: Path, context: Context) -> None:
-        """The files that ship, read back: parity, 2:4, lint, signature."""
+        """The files that ship, read back: parity, the model's own weights, 2:4, lint, signature."""
         import json
 
         from gpusq.graph.checks import check_sparsity
         from gpusq.graph.lint import check_lint, lint_tensorrt
         from gpusq.graph.model_file import read_model
+        from gpusq.stages.exported_checks import check_weights
 
         artifact = self._parent(parent)
         report = json.loads((out / "export.json").read_text(encoding="utf-8"))
         self._check_parity(report, artifact.kind)
         layers = _layers(out)
         for name in (FP32, FP16):
-            check_sparsity(read_model(out / name), layers)
+            written = read_model(out / name)
+            check_sparsity(written, layers)
+            check_weights(written, artifact)
         self._check_signature(out)
         check_lint(lint_tensorrt(read_model(out / FP16), layers))
 
@@ -119,7 +122,9 @@ class Export(Stage):
         from gpusq.stages.images import batches_of
 
         runner = onnxruntime_engine.load_bytes(path.read_bytes(), cpu_threads())
-        expected, found, kept = [], [], []
+        expected: list[np.ndarray] = []
+        found: list[np.ndarray] = []
+        kept: list[np.ndarray] = []
         data = context.images(self.name).test
         count = min(self.parity_images, len(data))
         for done, batch in batches_of(data, state.loaded.description, range(count), PARITY_BATCH):
@@ -127,7 +132,7 @@ class Export(Stage):
             with torch.inference_mode():
                 expected.append(state.module(torch.from_numpy(batch.pixel_values)).numpy())
             found.append(runner.run(batch.pixel_values))
-            if sum(map(len, kept)) < self.samples:
+            if sum(len(k) for k in kept) < self.samples:
                 kept.append(batch.pixel_values)
         return np.concatenate(expected), np.concatenate(found), np.concatenate(kept)
 

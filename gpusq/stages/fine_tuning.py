@@ -86,7 +86,9 @@ class Distilled(FineTuned):
     gamma: float = parameter(5.0, "weight of the feature loss (teacher's block outputs)")
     temperature: float = parameter(1.0, "temperature of the soft loss")
     supervised: bool = parameter(True, "use labels; else the teacher's predictions stand for them")
-    feature_blocks: Literal["later", "all"] = parameter("later", "blocks whose outputs are compared: the later half, or all")
+    feature_blocks: Literal["later", "all"] = parameter(
+        "later", "blocks whose outputs are compared: the later half, or all"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,8 +104,14 @@ class Distilled(FineTuned):
         return blocks if self.feature_blocks == "all" else blocks[len(blocks) // 2 :]
 
     def requires(self, parent: Any, context: Context) -> None:
-        """Labels where they are asked for."""
-        if self.epochs and self.supervised and not context.images(self.name).train.supervised:
+        """Labels of the model's own classes where they are asked for."""
+        from gpusq.data import class_check
+
+        if not (self.epochs and self.supervised):
+            return
+        train = context.images(self.name).train
+        class_check(train, tuple(parent.read_json("model.json")["classes"]))
+        if not train.supervised:
             raise UsageError(
                 f"{self.name}: supervised training needs labels",
                 got="images without classes",
@@ -121,7 +129,12 @@ class Distilled(FineTuned):
         return Objective(state.module, module, blocks, weights, factors, self.supervised)
 
     def distil(
-        self, state: ModelState, teacher: ModelState, factors: Mapping[str, float], context: Context, scale_rate: float = 1.0
+        self,
+        state: ModelState,
+        teacher: ModelState,
+        factors: Mapping[str, float],
+        context: Context,
+        scale_rate: float = 1.0,
     ) -> None:
         """Train `state` in place under the teacher, the masks held."""
         from gpusq.training import fit

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpusq.data import Batch, ImageSet, Loader
     from torch import Tensor
 
+    from gpusq.data import Batch, ImageSet, Loader
     from gpusq.models import ModelDescription
     from gpusq.training import Batch as TrainingBatch
 

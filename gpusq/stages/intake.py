@@ -43,6 +43,25 @@ class Intake(Stage):
         save_model(state, out)
         return {"parameters": state.workload.parameters, "macs": state.workload.macs}
 
+    def ensures(self, parent: Artifact | None, out: Path, context: Context) -> None:
+        """Finite weights in the file that was written, and a head that fits the images of the run."""
+        check_dense(out, context)
+
+
+def check_dense(out: Path, context: Context) -> None:
+    """Raise NonFiniteError or ClassMismatchError unless a written dense model is finite and fits the run's images."""
+    import json
+
+    from safetensors.torch import load
+
+    from gpusq.data import class_check
+    from gpusq.models import check_finite
+
+    check_finite(load((out / "weights.safetensors").read_bytes()))
+    if context.data is not None:
+        classes = json.loads((out / "model.json").read_text(encoding="utf-8"))["classes"]
+        class_check(context.data.train, tuple(classes))
+
 
 def dense_state(loaded: Any) -> Any:
     """Check, trace and list the layers of a freshly loaded model. Raises NonFiniteError, UnsupportedModelError."""

@@ -1,12 +1,12 @@
 """The payload of a model artifact (dense, sparse, quantized): written and read in one place.
 
-    model.json           ModelDescription
-    weights.safetensors  parameters and buffers; already masked where pruned
-    layers.json          Layer states        workload.json   operators of one forward pass
-    masks.safetensors    one bit-packed mask per pruned layer
-    quantizers.json      QuantizerSpec list  scales.safetensors  one scale tensor per quantizer
-    prune_loss.json      feature loss per block, recorded by Prune for Qat's weight factor
-    source.py            the user's own model file, where there is one
+model.json           ModelDescription
+weights.safetensors  parameters and buffers; already masked where pruned
+layers.json          Layer states        workload.json   operators of one forward pass
+masks.safetensors    one bit-packed mask per pruned layer
+quantizers.json      QuantizerSpec list  scales.safetensors  one scale tensor per quantizer
+prune_loss.json      feature loss per block, recorded by Prune for Qat's weight factor
+source.py            the user's own model file, where there is one
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from gpusq.artifacts import Artifact
-from gpusq.errors import CheckError
+from gpusq.errors import SparsityCheckError
 from gpusq.models import LoadedModel, ModelDescription, plain_tensors, rebuild
 from gpusq.quantization import QuantizerSpec, insert, load_scales, scales
 from gpusq.sparsity import check_nm, from_gemm_matrix, gemm_matrix, pack_mask, unpack_mask
@@ -101,12 +101,12 @@ def layers_in(out: Path) -> tuple[Layer, ...]:
 
 
 def check_masked(weights: Mapping[str, Tensor], layers: tuple[Layer, ...], n: int = 2, m: int = 4) -> None:
-    """Raise CheckError unless every layer listed as sparse is n:m in `weights` ("<layer>.weight" tensors)."""
+    """Raise SparsityCheckError unless every layer listed as sparse is n:m in `weights` ("<layer>.weight" tensors)."""
     for layer in layers:
         if layer.sparse:
             broken = check_nm(gemm_matrix(weights[f"{layer.name}.weight"], layer.groups), n, m)
             if broken:
-                raise CheckError(
+                raise SparsityCheckError(
                     f"{layer.name} is listed as {n}:{m} sparse",
                     got=f"{broken} groups with more than {n} non-zero weights",
                     do="nothing was sealed; report this with the command that led here",

@@ -28,7 +28,9 @@ class Prune(Distilled):
         "sparsegpt", "what a weight is worth; sparsegpt also updates the kept weights"
     )
     keep_dense: tuple[str, ...] = parameter((), "layers (names or shell patterns) to keep dense")
-    also_prune: tuple[str, ...] = parameter((), "layers kept dense by default, such as the final head, to prune all the same")
+    also_prune: tuple[str, ...] = parameter(
+        (), "layers kept dense by default, such as the final head, to prune all the same"
+    )
     calibration_images: int = parameter(256, "training images for the input statistics of wanda and sparsegpt")
 
     def __post_init__(self) -> None:
@@ -59,7 +61,10 @@ class Prune(Distilled):
             state.prune_loss = self.block_losses(state, teacher, context)
         save_model(state, out)
         found = coverage(state.workload, state.layers)
-        return {"sparse_share_of_gemm_macs": round(found.sparse, 6), "sparse_layers": sum(x.sparse for x in state.layers)}
+        return {
+            "sparse_share_of_gemm_macs": round(found.sparse, 6),
+            "sparse_layers": sum(x.sparse for x in state.layers),
+        }
 
     def ensures(self, parent: Artifact | None, out: Path, context: Context) -> None:
         """2:4 holds in every layer listed as sparse, in the file that was written."""

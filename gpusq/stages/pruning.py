@@ -20,7 +20,9 @@ N, M = 2, 4
 BY_REQUEST = "kept dense by request (keep_dense)"
 
 
-def choose_layers(layers: tuple[Layer, ...], module: nn.Module, keep: tuple[str, ...], also: tuple[str, ...]) -> tuple[Layer, ...]:
+def choose_layers(
+    layers: tuple[Layer, ...], module: nn.Module, keep: tuple[str, ...], also: tuple[str, ...]
+) -> tuple[Layer, ...]:
     """The layers with `why_dense` settled: empty for those to prune.
 
     keep, also: names or shell patterns; `also` prunes what is kept dense by default, such as the final head.

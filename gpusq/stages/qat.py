@@ -25,7 +25,7 @@ BITS = 8
 
 @dataclass(frozen=True)
 class Qat(Distilled):
-    """Symmetric INT8: weights per output channel, activations per tensor; calibrated, then learned under distillation."""
+    """Symmetric INT8: weights per output channel, activations per tensor; calibrated, then distilled."""
 
     name: ClassVar[str] = "qat"
     takes: ClassVar[tuple[str, ...]] = ("sparse", "dense")
@@ -121,7 +121,7 @@ class Qat(Distilled):
         self.distil(state, teacher, factors, context, self.scale_rate)
 
     def _indices(self, context: Context) -> list[int]:
-        """Training images to calibrate with. Raises CalibrationManifestError where the manifest does not fit the data."""
+        """Training images to calibrate with. Raises CalibrationManifestError for a manifest that does not fit."""
         from gpusq.data import load_manifest
         from gpusq.stages.images import draw
 
@@ -141,5 +141,3 @@ class Qat(Distilled):
         for done, batch in batches_of(images, state.loaded.description, indices, CALIBRATION_BATCH):
             context.progress("qat: calibration", done, len(indices), self.calibrator)
             yield torch.from_numpy(batch.pixel_values).to(device_of_run())
-
-

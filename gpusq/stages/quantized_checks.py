@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load
 
-from gpusq.errors import CheckError, NonFiniteError
+from gpusq.errors import NonFiniteError, SparsityCheckError
 from gpusq.models import check_finite
 from gpusq.quantization import SMALLEST_SCALE
 from gpusq.sparsity import check_nm, gemm_matrix
@@ -18,7 +18,7 @@ LEVELS = 127
 
 
 def check_quantized(out: Path) -> None:
-    """Raise CheckError or NonFiniteError unless weights, scales and integers in `out` are what Qat promises."""
+    """Raise SparsityCheckError or NonFiniteError unless weights, scales and integers in `out` are what Qat promises."""
     weights = load((out / "weights.safetensors").read_bytes())
     scales = load((out / "scales.safetensors").read_bytes())
     check_finite(weights)
@@ -26,7 +26,9 @@ def check_quantized(out: Path) -> None:
     check_masked(weights, layers_in(out))
     for name, scale in scales.items():
         if not bool((scale.half().float() == scale).all()) or bool((scale < SMALLEST_SCALE).any()):
-            raise NonFiniteError(f"scale {name} must be an FP16 number of at least 2**-14", got=str(scale.min()))
+            raise NonFiniteError(
+                f"scale {name} must be an FP16 number of at least 2**-14", got=f"{float(scale.min()):g}"
+            )
     for spec in json.loads((out / "quantizers.json").read_text(encoding="utf-8")):
         if spec["role"] == "weight":
             check_integers(spec["layer"], weights, scales, out)
@@ -42,4 +44,4 @@ def check_integers(name: str, weights: dict[str, torch.Tensor], scales: dict[str
     integers = (weight / scale).round().clamp(-LEVELS, LEVELS).to(torch.int8)
     broken = check_nm(gemm_matrix(integers, layer.groups), 2, 4)
     if broken:
-        raise CheckError(f"qat: {name} must be 2:4 on its integers", got=f"{broken} groups that are not")
+        raise SparsityCheckError(f"qat: {name} must be 2:4 on its integers", got=f"{broken} groups that are not")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -44,7 +44,9 @@ class Context:
     def images(self, stage: str) -> DataSpec:
         """The image set. Raises UsageError where the run was given none."""
         if self.data is None:
-            raise UsageError(f"{stage} needs images", got="no data set", do="give --data DIR (or fashion-mnist, digits)")
+            raise UsageError(
+                f"{stage} needs images", got="no data set", do="give --data DIR (or fashion-mnist, digits)"
+            )
         return self.data
 
 
@@ -176,7 +178,7 @@ def _parents(parent: Artifact | None) -> tuple[Parent, ...]:
 
 def _make(stage: Stage, parent: Artifact | None, key: str, parts: dict[str, Any], context: Context) -> Artifact:
     context = replace(context, checkpoints=context.store.checkpoint_dir(key))
-    with _workplace(key, context) as out:
+    with _tidied(context), _workplace(key, context) as out:
         facts = stage.run(parent, out, context)
         if context.processes.main:
             stage.ensures(parent, out, context)
@@ -186,6 +188,17 @@ def _make(stage: Stage, parent: Artifact | None, key: str, parts: dict[str, Any]
     if made is None:
         raise CheckError(f"{stage.name} sealed nothing under {key[:12]}", do="run the command again")
     return made
+
+
+@contextmanager
+def _tidied(context: Context) -> Iterator[None]:
+    """Leave no empty checkpoint directory behind; one with checkpoints stays for the next attempt."""
+    try:
+        yield
+    finally:
+        if context.processes.main and context.checkpoints is not None:
+            with suppress(OSError):  # not empty, or gone with the publish
+                context.checkpoints.rmdir()
 
 
 @contextmanager

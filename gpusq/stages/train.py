@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpusq.errors import UsageError
 from gpusq.stages.fine_tuning import FineTuned
-from gpusq.stages.intake import MODEL_LIBRARIES, dense_state
+from gpusq.stages.intake import MODEL_LIBRARIES, check_dense, dense_state
 from gpusq.stages.stage import Context, parameter
 
 if TYPE_CHECKING:
@@ -65,9 +65,5 @@ class Train(FineTuned):
         return {"parameters": state.workload.parameters, "macs": state.workload.macs}
 
     def ensures(self, parent: Artifact | None, out: Path, context: Context) -> None:
-        """Finite weights."""
-        from safetensors.torch import load
-
-        from gpusq.models import check_finite
-
-        check_finite(load((out / "weights.safetensors").read_bytes()))
+        """Finite weights, and a head that fits the images."""
+        check_dense(out, context)

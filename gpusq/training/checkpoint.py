@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 KEPT = 2
-MOMENTS = ("exp_avg", "exp_avg_sq")
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,9 @@ class Checkpoints:
         shutil.rmtree(final, ignore_errors=True)
         part.rename(final)
         _sync(self.directory)
-        for old in self._folders()[:-KEPT]:
-            shutil.rmtree(old, ignore_errors=True)
+        newest = [folder for folder in self._folders() if folder.name <= final.name][-KEPT:]
+        for other in set(self._folders()) - set(newest):  # older, or later ones that `restore` passed over
+            shutil.rmtree(other, ignore_errors=True)
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
         """Load the newest whole checkpoint of this run into both; returns its step, 0 where there is none."""
@@ -51,7 +52,7 @@ class Checkpoints:
             found = self._read(folder)
             if found is not None:
                 step, tensors = found
-                _load(model, optimizer, tensors, step)
+                _load(model, optimizer, tensors)
                 return step
         return 0
 
@@ -80,14 +81,13 @@ def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Te
     return found
 
 
-def _load(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], step: int) -> None:
+def _load(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     own = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
     model.load_state_dict(own)
     for name, parameter in model.named_parameters():
         moments = {m: tensors[f"{m}.{name}"].to(parameter.device) for m in MOMENTS if f"{m}.{name}" in tensors}
         if moments:
-            counter = torch.tensor(float(step), device=parameter.device)
-            optimizer.state[parameter] = {"step": counter, **moments}
+            optimizer.state[parameter] = moments
 
 
 def _write(path: Path, content: bytes) -> None:

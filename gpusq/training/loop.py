@@ -82,7 +82,7 @@ def fit(
     model.to(accelerator.device).train()
     held = {n: m.to(accelerator.device) for n, m in (masks or {}).items()}
     optimizer = _optimizer(model, settings)
-    kept = Checkpoints(checkpoints, _identity(settings, images)) if checkpoints else None
+    kept = Checkpoints(checkpoints, _identity(settings, images, accelerator)) if checkpoints else None
     start = kept.restore(model, optimizer) if kept else 0
     wrapped = accelerator.prepare_model(model)
     apply_masks(model, held)
@@ -94,6 +94,7 @@ def fit(
         if kept is not None and due:
             _keep(step + 1, kept, accelerator, model, optimizer)
     check_masks(model, held)
+    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # else its forward stays in bf16
     model.eval()
     model.to("cpu")
 
@@ -129,7 +130,7 @@ def _step(
 
 def _reseed(seed: int, step: int, rank: int) -> None:
     """Random numbers of a step are a function of (seed, step, process), so a resume needs no generator state."""
-    torch.manual_seed((seed * 1_000_003 + step) * 4096 + rank)
+    torch.manual_seed(((seed * 1_000_003 + step) * 4096 + rank) % 2**63)
 
 
 def _due(done: int, settings: Settings) -> bool:
@@ -153,9 +154,7 @@ def _look(done: int, settings: Settings, parts: Mapping[str, Tensor], report: Re
         report(done, settings.steps, values)
 
 
-def _keep(
-    done: int, kept: Checkpoints, accelerator: Any, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> None:
+def _keep(done: int, kept: Checkpoints, accelerator: Any, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     if accelerator.is_main_process:
         kept.save(done, model, optimizer)
     accelerator.wait_for_everyone()
@@ -217,10 +216,11 @@ def _accelerator(precision: str) -> Any:
     return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=mixed, kwargs_handlers=[kwargs])
 
 
-def _identity(settings: Settings, images: int) -> dict[str, Any]:
+def _identity(settings: Settings, images: int, accelerator: Any) -> dict[str, Any]:
     """What two runs must share for one to go on from the other's checkpoint with equal bits."""
     same = {k: v for k, v in asdict(settings).items() if k != "checkpoint_every"}
-    return {**same, "images": images, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    place = {"device": accelerator.device.type, "processes": accelerator.num_processes}
+    return {**same, **place, "images": images, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:

@@ -38,7 +38,7 @@ def _permutation(images: int, seed: int, epoch: int) -> list[int]:
 
 
 def share_of(indices: list[int], rank: int, count: int) -> list[int]:
-    """The equal slice of a global batch that process `rank` of `count` works on. Raises UsageError where it is uneven."""
+    """The equal slice of a global batch for process `rank` of `count`. Raises UsageError where it is uneven."""
     if len(indices) % count:
         raise UsageError(
             f"the batch must split evenly over {count} processes",

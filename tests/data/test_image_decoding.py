@@ -128,6 +128,32 @@ def test_unreadable_files_are_refused_with_their_path(tmp_path: Path, kind: str)
     assert leaked == []
 
 
+@pytest.mark.parametrize(("limit", "passes"), [(120, True), (119, False), (59, False)])
+def test_whole_pictures_past_pillows_limit_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, passes: bool
+) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(READABLE["png"][0])  # 120 pixels; Pillow itself only warns up to twice the limit
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    if passes:
+        assert (read_rgb(path) == RGB).all()
+    else:
+        with pytest.raises(UnreadableImageError, match="DecompressionBomb"):
+            read_rgb(path)
+
+
+def test_warnings_of_pillow_do_not_leak(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(READABLE["palette with transparency"][0])
+    with warnings.catch_warnings(record=True) as leaked:
+        warnings.simplefilter("always")
+        with Image.open(path) as image:
+            image.convert("RGB")
+        assert len(leaked) == 1  # what Pillow says when it is not kept quiet
+        read_rgb(path)
+    assert len(leaked) == 1
+
+
 def test_pipes_folders_and_dead_links_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()

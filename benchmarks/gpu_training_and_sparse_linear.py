@@ -5,11 +5,11 @@
 1. gpusq.training.fit, the code that also runs on a CPU, on a 2:4 pruned and INT8 quantized DeiT-S/16 in bf16 and fp32:
    milliseconds per step and peak memory. Random images and labels: the figures are speed and memory.
 2. A Linear pruned to 2:4 by gpusq, run by torch.sparse.to_sparse_semi_structured (fp16, bf16) and by
-   torch._cslt_sparse_mm (INT8, where this torch has it), against the product with its masked dense weight: the largest
-   difference must be within the type's tolerance.
+   torch._cslt_sparse_mm (INT8, where this torch has it), against the product with its masked dense weight: the
+   largest difference must be within the type's tolerance.
 
-Writes benchmarks/results/gpu_training_and_sparse_linear.json and .md. Without a GPU it says "not run" and writes nothing,
-or with --write-not-run the Markdown file that says so. Exits with 1 where a product is outside its tolerance.
+Writes benchmarks/results/gpu_training_and_sparse_linear.json and .md. Without a GPU it says "not run" and writes
+nothing, or with --write-not-run the Markdown file that says so. Exits with 1 where a product is outside its tolerance.
 """
 
 from __future__ import annotations

@@ -1,33 +1,33 @@
 """The exception tree: every refusal says what was expected, what was given and what to do.
 
-    GpusqError
-    |-- UsageError (exit 2)              the command or recipe is wrong
-    |   |-- RecipeError                  a recipe file, stage or key that is not known or not valid
-    |   |-- StageOrderError              a stage was given an artifact of a kind it does not take
-    |   `-- UnknownTargetError           a target, variant or power mode that no target file describes
-    |-- DataError (exit 3)
-    |   |-- EmptyDataError               a folder that is missing or holds no images
-    |   |-- CorruptImagesError           more unreadable images than the tolerance
-    |   |-- ClassMismatchError           the classes of the data do not match the head of the model
-    |   `-- CalibrationManifestError     a manifest that does not parse or does not match the data
-    |-- ModelError (exit 4)
-    |   |-- UnsupportedModelError        a model that cannot be loaded, rebuilt or traced
-    |   |-- NonFiniteError               NaN or infinity in a weight, an activation range or a loss
-    |   `-- PatternError                 a dimension that the n:m pattern does not divide
-    |-- ArtifactError (exit 5)
-    |   |-- ArtifactNotFoundError        no artifact answers to this name
-    |   |-- TamperedArtifactError        bytes that differ from what was sealed
-    |   `-- NewerSchemaError             written by a newer gpusq than this one
-    |-- StoreError (exit 6)
-    |   |-- StoreFullError               no space left, or a write was refused by the file system
-    |   `-- StoreBusyError               another process holds the store for longer than the wait allows
-    |-- CheckError (exit 7)              a stage's result broke the stage's own promise; nothing was sealed
-    |   |-- SparsityCheckError           a pruned layer is not n:m in the file that ships
-    |   |-- ParityError                  two forms of one model disagree
-    |   |-- SignatureError               names, shapes or types differ from the frozen signature
-    |   `-- LintError                    an operator or type that the engine builder refuses
-    |-- EngineError (exit 8)             building, loading or running an engine failed
-    `-- MissingExtraError (exit 9)       an optional library is needed; carries the pip line
+GpusqError
+|-- UsageError (exit 2)              the command or recipe is wrong
+|   |-- RecipeError                  a recipe file, stage or key that is not known or not valid
+|   |-- StageOrderError              a stage was given an artifact of a kind it does not take
+|   `-- UnknownTargetError           a target, variant or power mode that no target file describes
+|-- DataError (exit 3)
+|   |-- EmptyDataError               a folder that is missing or holds no images
+|   |-- CorruptImagesError           more unreadable images than the tolerance
+|   |-- ClassMismatchError           the classes of the data do not match the head of the model
+|   `-- CalibrationManifestError     a manifest that does not parse or does not match the data
+|-- ModelError (exit 4)
+|   |-- UnsupportedModelError        a model that cannot be loaded, rebuilt or traced
+|   |-- NonFiniteError               NaN or infinity in a weight, an activation range or a loss
+|   `-- PatternError                 a dimension that the n:m pattern does not divide
+|-- ArtifactError (exit 5)
+|   |-- ArtifactNotFoundError        no artifact answers to this name
+|   |-- TamperedArtifactError        bytes that differ from what was sealed
+|   `-- NewerSchemaError             written by a newer gpusq than this one
+|-- StoreError (exit 6)
+|   |-- StoreFullError               no space left, or a write was refused by the file system
+|   `-- StoreBusyError               another process holds the store for longer than the wait allows
+|-- CheckError (exit 7)              a stage's result broke the stage's own promise; nothing was sealed
+|   |-- SparsityCheckError           a pruned layer is not n:m in the file that ships
+|   |-- ParityError                  two forms of one model disagree
+|   |-- SignatureError               names, shapes or types differ from the frozen signature
+|   `-- LintError                    an operator or type that the engine builder refuses
+|-- EngineError (exit 8)             building, loading or running an engine failed
+`-- MissingExtraError (exit 9)       an optional library is needed; carries the pip line
 """
 
 from __future__ import annotations

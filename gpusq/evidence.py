@@ -99,6 +99,8 @@ def _timing_entry(batch: int, timing: Timing, conditions: dict[str, Any]) -> dic
             "p99": timing.p99_ms,
             "n": timing.n,
             "warmup": timing.warmup,
+            "noise_low": min(timing.p50_low_ms, timing.p50_ms),
+            "noise_high": max(timing.p50_high_ms, timing.p50_ms),
         },
         "throughput_per_s": timing.throughput_per_s,
         "host": conditions,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
     from gpusq.engines import Runner
     from gpusq.latency import Timing
 
-WARMUP = 3
-MIN_REPEATS = 15
+WARMUP, SLOW_WARMUP = 3, 1
+MIN_REPEATS, SLOW_MIN_REPEATS = 15, 5
+SLOW_CALL_S = 0.5
+"""A call that takes longer is repeated less often; the row says how often."""
 
 
 def open_engine(artifact: Artifact, threads: int | None = None) -> Runner:
@@ -50,12 +53,26 @@ def time_engines(
     """Digest -> Timing of one batch, the engines taking turns in one run so that their ratio is fair."""
     from gpusq.latency import time_interleaved
 
-    calls = {e.digest: _call(open_engine(e, threads), sample_batch(e, batch)) for e in engines}
-    return time_interleaved(calls, warmup=WARMUP, min_repeats=MIN_REPEATS, batch=batch, max_seconds=seconds)
+    calls: dict[str, Callable[[], object]] = {
+        e.digest: _call(open_engine(e, threads), sample_batch(e, batch)) for e in engines
+    }
+    warmup, repeats = _counts(calls)
+    return time_interleaved(calls, warmup=warmup, min_repeats=repeats, batch=batch, max_seconds=seconds)
 
 
-def _call(runner: Runner, images: np.ndarray) -> Any:
+def _call(runner: Runner, images: np.ndarray) -> Callable[[], object]:
     return lambda: runner.run(images)
+
+
+def _counts(calls: Mapping[str, Callable[[], object]]) -> tuple[int, int]:
+    """(warm-up calls, least repeats): fewer where the second call, the first without compilation, is slow."""
+    slowest = 0.0
+    for call in calls.values():
+        call()
+        began = time.perf_counter()
+        call()
+        slowest = max(slowest, time.perf_counter() - began)
+    return (SLOW_WARMUP, SLOW_MIN_REPEATS) if slowest > SLOW_CALL_S else (WARMUP, MIN_REPEATS)
 
 
 def bench_engines(

@@ -82,6 +82,23 @@ def write_image(path: Path, pixels: np.ndarray) -> Path:
     return path
 
 
+def hf_directory(path: Path, spoil: Any = None) -> Path:
+    """A tiny transformers ViT, as save_pretrained writes it, with its weights changed by `spoil`."""
+    import torch
+    from safetensors.torch import load_file, save_file
+    from transformers import ViTConfig, ViTForImageClassification
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = ViTConfig(image_size=16, patch_size=4, num_labels=len(CLASSES), **sizes)
+    ViTForImageClassification(config).save_pretrained(path)
+    if spoil is not None:
+        weights = load_file(path / "model.safetensors")
+        spoil(weights)
+        save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    return path
+
+
 def recipe_of(model: str, data: Path | str, *settings: str, targets: tuple[str, ...] = ("cpu",)) -> Recipe:
     """A quick recipe."""
     return apply_settings(Recipe(model=model, data=str(data), targets=targets), (*FAST, *settings))

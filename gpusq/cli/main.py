@@ -7,6 +7,7 @@ order or target; 3 data; 4 model; 5 artifact; 6 store; 7 a stage's own check; 8 
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -55,5 +56,10 @@ data_commands.register(app)
 
 
 def run() -> None:
-    """Entry point of the console script."""
+    """Entry point of the console script.
+
+    Threads of torch that wait do so without spinning, unless OMP_WAIT_POLICY says otherwise: a spinning thread takes
+    the core from the one it waits for, which on a busy machine costs far more than waking up does.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is first imported
     app()

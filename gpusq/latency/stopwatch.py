@@ -11,18 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpusq.errors import UsageError
 
 LIBRARIES = ("numpy", "onnxruntime", "openvino", "tensorrt", "torch")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
+Z90 = 1.6449  # two-sided 90 % of a normal distribution
+
 Clock = Callable[[], int]
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Latency of one call in milliseconds; throughput in items (batch) a second at the mean latency."""
+    """Latency of one call in milliseconds; throughput in items (batch) a second at the mean latency.
+
+    p50_low_ms, p50_high_ms: 90 % confidence interval of the median by order statistics, calls taken as independent.
+    """
 
     p50_ms: float
     p90_ms: float
@@ -31,6 +37,8 @@ class Timing:
     warmup: int
     mean_ms: float
     throughput_per_s: float
+    p50_low_ms: float
+    p50_high_ms: float
 
 
 def time_calls(
@@ -89,7 +97,16 @@ def timing_from_ns(taken_ns: Sequence[int], *, warmup: int, batch: int = 1) -> T
     p50, p90, p99 = (float(p) for p in np.percentile(taken_ms, [50, 90, 99]))
     mean_ms = float(taken_ms.mean())
     throughput = batch * 1e3 / mean_ms if mean_ms > 0 else 0.0
-    return Timing(p50, p90, p99, len(taken_ms), warmup, mean_ms, throughput)
+    low, high = _median_interval(np.sort(taken_ms))
+    return Timing(p50, p90, p99, len(taken_ms), warmup, mean_ms, throughput, low, high)
+
+
+def _median_interval(ascending: NDArray[np.float64]) -> tuple[float, float]:
+    """The order statistics between which the median lies with 90 % confidence (normal form of the binomial)."""
+    n = len(ascending)
+    half = Z90 * n**0.5 / 2
+    first, last = int(max(0, np.floor(n / 2 - half))), int(min(n - 1, np.ceil(n / 2 + half)))
+    return float(ascending[first]), float(ascending[last])
 
 
 def host_conditions() -> dict[str, object]:

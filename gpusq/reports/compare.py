@@ -14,8 +14,8 @@ _Z90 = 1.6449
 
 ASSUMPTIONS: dict[str, str] = {
     "measured": (
-        "Measured bounds: each median may be off by the factor p90/p50 either way (or by the noise bounds given "
-        "with the row), both at once in the unfavourable direction."
+        "Measured bounds: each median lies between the noise bounds given with the row (90 % interval by order "
+        "statistics; without them p90/p50 either way), both at once in the unfavourable direction."
     ),
     "predicted": (
         "Predicted bounds: 90 % intervals of both rows on a logarithmic scale, with the errors of the two twins "

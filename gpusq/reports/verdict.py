@@ -235,7 +235,7 @@ def _drop(change: AccuracyChange) -> str:
 def _next_step(decision: Decision, basis: Status, target: str) -> str:
     """What would settle it, or confirm it."""
     if basis == "predicted":
-        return f"A prediction. Measure both twins on the device: gpusq bench ARTIFACT --target {target}"
+        return f"A prediction. Finish both bundles on {target} itself (gpusq build BUNDLE) and measure them there."
     if decision == "undecided":
         return "Measure both twins again in one run, under equal conditions and with more repeats."
     return ""

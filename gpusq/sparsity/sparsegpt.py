@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from gpusq.errors import NonFiniteError, PatternError
-from gpusq.sparsity.pattern import mask_nm
 
 MAX_TRIES = 6
 LEAST_DAMP = 1e-5  # where the first retry starts from when damp is 0

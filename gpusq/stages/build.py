@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from gpusq.targets import Target
 
 SAMPLES = "samples.safetensors"
+CHOICE_S = 1.0
+"""Seconds of timing for each CPU runtime when `auto` chooses."""
 GRAPHS = ("model.fp32.onnx", "model.fp16.onnx")
 
 
@@ -85,7 +88,8 @@ class Build(Stage):
         context.progress(self.name, 0, None, f"CPU engine, runtime {self.runtime}")
         if self.runtime == "auto":
             image = _samples(samples)[0][:1]
-            choice = choose_cpu(onnx, out, sample=image, threads=cpu_threads(), time_interleaved=time_interleaved)
+            timer = partial(time_interleaved, warmup=2, min_repeats=10, max_seconds=CHOICE_S)
+            choice = choose_cpu(onnx, out, sample=image, threads=cpu_threads(), time_interleaved=timer)
             runtime = choice.runtime
             note = ", ".join(f"{name} {ms:.2f} ms" for name, ms in choice.p50_ms.items())
             context.progress(self.name, 0, None, f"{runtime} kept ({note})")

@@ -32,7 +32,9 @@ def test_tolerance_passes_rounding_and_catches_a_lost_weight(dtype: str) -> None
     weight = script.pruned_weight(64, 64, 0)
     x = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
     exact = x @ weight.t()
-    rounded = (x.to(script.DTYPES[dtype]).float() @ weight.to(script.DTYPES[dtype]).float().t()).to(script.DTYPES[dtype])
+    rounded = (x.to(script.DTYPES[dtype]).float() @ weight.to(script.DTYPES[dtype]).float().t()).to(
+        script.DTYPES[dtype]
+    )
     assert script.relative_difference(rounded, exact) < script.TOLERANCES[dtype]
     weight[0, int(weight[0].abs().argmax())] = 0
     assert script.relative_difference(x @ weight.t(), exact) > script.TOLERANCES[dtype]
@@ -48,7 +50,11 @@ def test_integers_stay_two_of_four() -> None:
 
 
 def test_table_says_what_holds_and_what_was_not_run() -> None:
-    rows = [Product("a", "fp16", 8, 4, 1e-4), Product("a", "bf16", 8, 4, 1.0), Product("b", "int8", 8, 4, None, "no kernel")]
+    rows = [
+        Product("a", "fp16", 8, 4, 1e-4),
+        Product("a", "bf16", 8, 4, 1.0),
+        Product("b", "int8", 8, 4, None, "no kernel"),
+    ]
     lines = script.table([vars(row) for row in rows])
     assert lines[2].endswith("| holds |")
     assert lines[3].endswith("| does not hold |")

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pytest
 import torch
 import transformers
-from tests.models.model_samples import images, logits
 from torch import Tensor, nn
 
 from gpusq.errors import UnsupportedModelError
 from gpusq.models import LoadedModel, PatchLinear, UnpackedAttention, attention_modules, canonicalise
 from gpusq.models.huggingface import seeded
+from tests.models.model_samples import images, logits
 
 L, S, B = 5, 7, 3
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.models.model_samples import images, logits, write_model
 
 from gpusq.errors import ClassMismatchError, NonFiniteError, UnsupportedModelError
 from gpusq.models import PatchLinear, UnpackedAttention, load_model, plain_tensors, rebuild, source_fingerprint
+from tests.models.model_samples import images, logits, write_model
 
 NET = """
 from __future__ import annotations

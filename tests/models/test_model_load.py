@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from tests.models.model_samples import images, logits
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -25,6 +24,7 @@ from gpusq.models import (
     source_fingerprint,
 )
 from gpusq.models.huggingface import quiet, seeded
+from tests.models.model_samples import images, logits
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 

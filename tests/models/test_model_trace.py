@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.models.model_samples import images
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -12,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gpusq.errors import UnsupportedModelError
 from gpusq.models import LoadedModel, canonicalise, gemm_layers, load_model, trace_workload, unreached_attention
 from gpusq.workload import Op, coverage
+from tests.models.model_samples import images
 
 
 def ops_of(module: nn.Module, *shape: int) -> list[Op]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.reports.sample import sample_report
 
 from gpusq.reports.report import Report
+from tests.reports.sample import sample_report
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.reports.sample import vit_layers, vit_workload
 
 from gpusq.errors import PatternError, UnsupportedModelError
 from gpusq.reports.numbers import bits_per_group, compute_of, coverage_of, size_of, stored_bits
 from gpusq.workload import Layer, Op, Workload
+from tests.reports.sample import vit_layers, vit_workload
 
 dims = st.integers(1, 512)
 layers_strategy = st.lists(st.tuples(dims, dims), min_size=1, max_size=6)

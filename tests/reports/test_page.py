@@ -10,13 +10,13 @@ from html.parser import HTMLParser
 
 import pytest
 from rich.console import Console
-from tests.reports.sample import row, sample_report
 
 from gpusq.reports import charts, sections
 from gpusq.reports.page import html_page
 from gpusq.reports.report import LayerTime, Lineage, Report, build_report
 from gpusq.reports.table import terminal_table
 from gpusq.reports.view import figure, large, percent, summary
+from tests.reports.sample import row, sample_report
 
 HOSTILE = "</script><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)> {{ 7*7 }} [bold]"
 LOADING = {"src", "href", "srcset", "data", "poster", "action", "xlink:href", "background"}

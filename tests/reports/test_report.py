@@ -10,11 +10,11 @@ from typing import Any
 
 import jsonschema
 import pytest
-from tests.reports.sample import sample_rows
 
 from gpusq.errors import ArtifactError, NewerSchemaError, UsageError
 from gpusq.reports.report import Report, build_report, merge, report_from_json, report_to_json, schema_text
 from gpusq.reports.verdict import Criteria
+from tests.reports.sample import sample_rows
 
 
 def changed(report: Report, edit: Any) -> str:

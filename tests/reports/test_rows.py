@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 from pydantic import ValidationError
-from tests.reports.sample import row, row_data
 
 from gpusq.errors import ArtifactError
 from gpusq.reports.rows import Conditions, Coverage, Latency, Row, rows_from_json
+from tests.reports.sample import row, row_data
 
 
 @pytest.mark.parametrize("status", ["measured", "predicted"])

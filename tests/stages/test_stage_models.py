@@ -9,8 +9,7 @@ import pytest
 
 from gpusq.pipeline import Compressed
 from gpusq.workload import Layer
-from tests.chain import Chain, image_folder, recipe_of, run_chain
-from tests.cli.test_cli_refusals import hf_directory
+from tests.chain import Chain, hf_directory, image_folder, recipe_of, run_chain
 
 OWN_MODEL = """
 import torch

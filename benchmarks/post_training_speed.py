@@ -35,7 +35,7 @@ IMAGES = 64
 IMAGE_PX = 224
 TARGETS = (("cpu",), ("cpu", "a100", "agx-orin"))
 LIMITS = {"seconds": 90.0, "gigabytes": 3.0, "masks_seconds": 0.5, "help_seconds": 0.3}
-SAMPLE_S = 0.02
+SAMPLE_S = 0.1
 AGREEMENT = 0.8
 HOW = (
     f"`gpusq compress --model new:vit-small` (ViT-S/16, 224 px, fresh weights), prune.epochs=0, qat.epochs=0, {IMAGES}"

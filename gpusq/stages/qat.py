@@ -35,7 +35,9 @@ class Qat(Distilled):
     policy: Literal["inputs", "sparse-epilogue", "attention", "sparse-epilogue+attention"] = parameter(
         "inputs", "where Q/DQ pairs go"
     )
-    calibrator: Literal["max", "percentile", "mse", "modelopt"] = parameter("mse", "how activation ranges are set")
+    calibrator: Literal["max", "percentile", "mse", "modelopt"] = parameter(
+        "max", "how activation ranges are set; max clips nothing (pretrained ViTs hold a few large values that matter)"
+    )
     calibration: str | None = parameter(None, "calibration manifest (default: a draw from the training images)")
     calibration_images: int = parameter(256, "images of that draw, where no manifest is given")
     learn_scales: bool = parameter(True, "train the scales too (LSQ)")

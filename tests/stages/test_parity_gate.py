@@ -1,0 +1,51 @@
+"""The agreement that may be asked of a quantized model whose own rounding is a cliff."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpusq.stages.parity_gate import FLOOR, allowed_agreement, self_parity
+
+SHARES = st.floats(0.0, 1.0)
+
+
+def test_nothing_measured_leaves_what_was_asked() -> None:
+    assert allowed_agreement(0.995, None, 2000) == 0.995
+
+
+@given(asked=SHARES, own=SHARES, n=st.integers(1, 5000))
+def test_never_above_what_was_asked_and_never_below_the_floor(asked: float, own: float, n: int) -> None:
+    allowed = allowed_agreement(asked, {"top1": own}, n)
+    assert FLOOR <= allowed <= max(asked, FLOOR)
+
+
+@given(own=SHARES, better=SHARES, n=st.integers(10, 5000))
+def test_a_steadier_model_must_agree_more(own: float, better: float, n: int) -> None:
+    low, high = sorted((own, better))
+    assert allowed_agreement(1.0, {"top1": low}, 10**9) <= allowed_agreement(1.0, {"top1": high}, 10**9)
+
+
+def test_more_images_leave_less_room() -> None:
+    few, many = (allowed_agreement(1.0, {"top1": 0.97}, n) for n in (50, 5000))
+    assert FLOOR < few < many < 0.97
+
+
+def test_self_parity_sees_a_model_that_tips_over_by_a_hair() -> None:
+    import torch
+    from torch import nn
+
+    class Cliff(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            up = (x.flatten(1).mean(dim=1, keepdim=True) > 1.0).float()
+            return torch.cat([up, 1 - up], dim=1)
+
+    class State:
+        module = Cliff()
+
+    images = np.concatenate([np.full((3, 1, 2, 2), 1.0), np.full((5, 1, 2, 2), 0.5)]).astype(np.float32)
+    expected = State.module(torch.from_numpy(images)).numpy()
+    found = self_parity(State(), images, expected)  # type: ignore[arg-type]
+    assert found["n"] == 8
+    assert found["top1"] == 5 / 8

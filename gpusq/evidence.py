@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 BATCHES = (1, 8, 32)
 """Batch sizes of every report."""
 SECONDS_PER_TIMING = 2.0
+RUNTIMES = ("onnxruntime", "openvino")
 BUNDLE_ACCURACY = "ONNX Runtime on the float32 ONNX of the bundle, on this host; the engine itself was not run"
 
 
@@ -113,7 +114,7 @@ def _measured_row(shared: dict[str, Any], target: Target, runtime: str, timing: 
     conditions = {
         "device": host["cpu"],
         "threads": host["cores"],
-        "libraries": {"gpusq": _version(), runtime: host["libraries"].get(runtime, "unknown")},
+        "libraries": {"gpusq": _version(), **{n: host["libraries"][n] for n in RUNTIMES if n in host["libraries"]}},
         "date": timing["date"],
     }
     return _row(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,11 +73,9 @@ def compress(recipe: Recipe, context: Context) -> Compressed:
 
     The store is held by this run from the first stage to the report. Targets are checked before any work.
     """
-    from gpusq.targets import load_target
-
-    targets = [load_target(name) for name in recipe.targets]
+    recipe = replace(recipe, targets=_distinct(recipe.targets))
     with _held(context):
-        steps = _chain(recipe, [t.name for t in targets], context)
+        steps = _chain(recipe, context)
         if not context.processes.main:
             return Compressed(tuple(steps), _empty_report(recipe))
         report = _report(recipe, steps, context)
@@ -93,7 +92,14 @@ def _held(context: Context) -> Iterator[None]:
         yield
 
 
-def _chain(recipe: Recipe, targets: list[str], context: Context) -> list[Step]:
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names as given, one for each target that they stand for. Raises UnknownTargetError."""
+    from gpusq.targets import load_target
+
+    return tuple({load_target(name).name: name for name in reversed(names)}.values())[::-1]
+
+
+def _chain(recipe: Recipe, context: Context) -> list[Step]:
     """intake, prune, qat, export (and the twin's export), then a build of both for each target."""
     steps: list[Step] = []
 
@@ -107,7 +113,7 @@ def _chain(recipe: Recipe, targets: list[str], context: Context) -> list[Step]:
     quantized = add("model", run_stage(recipe.qat, sparse, context))
     forms = [(ROLES[0], quantized), (ROLES[1], dense)]
     exported = [(role, add(role, run_stage(recipe.export, form, context))) for role, form in forms]
-    for target in targets:
+    for target in recipe.targets:
         for role, onnx in exported:
             add(role, run_stage(replace(recipe.build, target=target), onnx, context))
     return steps
@@ -141,7 +147,10 @@ def parent_of(reference: str, context: Context) -> Artifact:
     """The artifact that a command names: one of the store, or a model source that is taken in first."""
     if SOURCE.search(reference):
         return run_stage(Intake(model=reference), None, context).artifact
-    return context.store.resolve(reference)
+    found = context.store.resolve(reference)
+    if "source.py" in found.manifest.files and context.store.root not in found.path.resolve().parents:
+        context.progress("model", 0, None, f"running {found.path}/source.py: open only artifacts of people you trust")
+    return found
 
 
 def _report(recipe: Recipe, steps: list[Step], context: Context) -> Report:
@@ -153,8 +162,26 @@ def _report(recipe: Recipe, steps: list[Step], context: Context) -> Report:
         _rows(steps, recipe, context),
         lineage=lineage_of(context.store, [s.done.artifact for s in steps]),
         layer_times=_layer_times(steps, recipe),
+        notes=_notes(steps),
         criteria=Criteria(max_drop=recipe.max_drop, min_speedup=recipe.min_speedup),
     )
+
+
+def _notes(steps: list[Step]) -> list[str]:
+    """What a reader must know beside the rows: relaxed checks, and what the TensorRT-RTX builds showed."""
+    from gpusq.stages.parity_gate import relaxed_note
+    from gpusq.stages.rtx_facts import rtx_notes
+
+    notes: list[str] = []
+    for step in steps:
+        a = step.done.artifact
+        if a.kind == "onnx":
+            notes.append(relaxed_note(a.read_json("export.json")))
+        if a.kind == "quantized":
+            notes += a.manifest.facts.get("notes", [])
+        if a.kind == "bundle" and step.role == ROLES[0]:
+            notes += rtx_notes(a.manifest.facts["rtx"], str(a.manifest.target))
+    return [note for note in notes if note]
 
 
 def _empty_report(recipe: Recipe) -> Report:
@@ -232,5 +259,5 @@ def lineage_of(store: Store, artifacts: list[Artifact]) -> list[Lineage]:
 def _keep(report: Report, steps: list[Step], context: Context) -> Path:
     from gpusq.runs import keep_report
 
-    last = next(s.done.artifact for s in steps if s.done.artifact.kind == "onnx")
-    return keep_report(report, context.store.root, last.key[:16])
+    made = sorted({s.done.artifact.key for s in steps})
+    return keep_report(report, context.store.root, hashlib.sha256(" ".join(made).encode()).hexdigest()[:16])

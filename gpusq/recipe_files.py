@@ -1,4 +1,4 @@
-"""Files that enter a key by their content: recipes, calibration manifests, signatures."""
+"""Files that enter a key by their content: calibration manifests and signatures."""
 
 from __future__ import annotations
 

@@ -13,12 +13,11 @@ else
   if [ "$status" -ne 3 ]; then exit "$status"; fi
   say "Fashion-MNIST cannot be had here; using scikit-learn's digits, which are already installed"
   data=digits
+  set -- --set qat.calibration=calibration/digits-256.txt "$@"
 fi
 
-# ---- the commands of the demo: final form is the lead's ----
 out=build/demo
 say "data: $data; everything is written under $out"
 .venv/bin/gpusq compress --recipe export/recipes/fashion-mnist-demo.toml --data "$data" --store "$out/store" \
-  --html "$out/report.html" "$@"
-say "open $out/report.html"
-# ------------------------------------------------------------
+  --report "$out/report.json" --html "$out/report.html" "$@"
+say "open $out/report.html; the same as data: $out/report.json"

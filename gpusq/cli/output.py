@@ -58,7 +58,7 @@ def refusals(as_json: bool) -> Iterator[None]:
             raise
         internal = GpusqError(
             f"internal error: {type(error).__name__}: {error}",
-            do="the store is unchanged; run again with GPUSQ_DEBUG=1 for the traceback and report it",
+            do="what is sealed in the store is whole; run again with GPUSQ_DEBUG=1 for the traceback and report it",
         )
         _refuse(internal, as_json, INTERNAL_ERROR)
 

@@ -16,6 +16,9 @@ Parent = Annotated[str, typer.Argument(help="Artifact of the stage before (path,
 Source = Annotated[
     str, typer.Argument(help="Dense artifact, or a model: hf:DIR, new:NAME, file.py:function, timm:NAME.")
 ]
+EngineDir = Annotated[
+    Path | None, typer.Option("--out", help="Where a finished bundle's engine goes. Default: ./engine-BUNDLE.")
+]
 Bundle = Annotated[str, typer.Argument(help="ONNX artifact, or a bundle directory to finish on this device.")]
 
 
@@ -99,6 +102,7 @@ def export(
 
 def build(
     artifact: Bundle,
+    out: EngineDir = None,
     store: StoreDir = DEFAULT_STORE,
     quiet: Quiet = False,
     wait: Wait = None,
@@ -110,19 +114,20 @@ def build(
 
     with refusals(json):
         if (Path(artifact) / "bundle.json").is_file():
-            _finish(Path(artifact), json)
+            _finish(Path(artifact), out, json)
             return
     _run(Build(), artifact, options, store, "", quiet, wait, json)
 
 
-def _finish(bundle: Path, json: bool) -> None:
+def _finish(bundle: Path, out: Path | None, json: bool) -> None:
     from dataclasses import asdict
 
     from gpusq.cli.output import print_json, print_line
     from gpusq.engines.tensorrt import PLAN, finish_bundle
 
-    facts = finish_bundle(bundle)
-    path = bundle / PLAN
+    out = out or Path("engine-" + bundle.resolve().name[:24])
+    facts = finish_bundle(bundle, out)
+    path = out / PLAN
     if json:
         print_json({"path": str(path), **asdict(facts)})
     else:

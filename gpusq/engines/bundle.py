@@ -19,20 +19,20 @@ SCHEMA_VERSION = 1
 MANIFEST, FINISH = "bundle.json", "FINISH.md"
 FP16, FP32, SAMPLES = "model.fp16.onnx", "model.fp32.onnx", "samples.safetensors"
 LARGEST_MANIFEST_BYTES = 1 << 20
-DEVICE_FILES = ("engine.plan", "engine.json", "engine.plan.part", "engine.json.part")
-NOT_SEALED = (MANIFEST, "artifact.json", *DEVICE_FILES)  # the seal itself and what the device adds
+NOT_SEALED = (MANIFEST, "artifact.json")  # the seals themselves
 
 FINISH_TEXT = """# Finish this engine on the device
 
 This directory was checked on the host that wrote it; the engine itself must be built on the device: {title}.
 
     pip install gpusq            # no torch needed
-    gpusq build BUNDLE_DIR
+    gpusq build BUNDLE_DIR --out ENGINE_DIR
 
 TensorRT must be importable: on a data-centre GPU `pip install 'gpusq[tensorrt]'`; on Jetson it comes with JetPack
 (`sudo apt install nvidia-jetpack`, virtual environments with `--system-site-packages`).
 Every file is compared with its SHA-256 in bundle.json first; a changed bundle is refused.
-The result is engine.plan with engine.json. It runs on this device with this TensorRT version only.
+The result is ENGINE_DIR/engine.plan with engine.json; the bundle stays as it is.
+The engine runs on this device with this TensorRT version only.
 """
 
 

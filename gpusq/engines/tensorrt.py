@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gpusq.engines.bundle import FP16, Bundle, read_bundle
-from gpusq.errors import EngineError, MissingExtraError
+from gpusq.errors import EngineError, MissingExtraError, UsageError
 
 PLAN, FACTS = "engine.plan", "engine.json"
 WORKSPACE_BYTES = 2 << 30
@@ -40,12 +40,15 @@ class EngineFacts:
     sparse_chosen: int | None
 
 
-def finish_bundle(directory: Path) -> EngineFacts:
-    """Verify the bundle, build the engine with the TensorRT of this device, write engine.plan and engine.json.
+def finish_bundle(directory: Path, out: Path) -> EngineFacts:
+    """Verify the bundle, build the engine with the TensorRT of this device, write engine.plan and engine.json to `out`.
 
+    The bundle stays as it was sealed, so `out` must lie outside of it (UsageError).
     Raises TamperedArtifactError before anything is parsed, MissingExtraError without TensorRT, EngineError with
     TensorRT's own message where the file does not parse or build.
     """
+    if directory.resolve() in (out.resolve(), *out.resolve().parents):
+        raise UsageError("the engine is written outside the bundle", got=str(out), do="choose another --out")
     bundle = read_bundle(directory)
     trt = _tensorrt()
     log = _logger(trt)
@@ -61,8 +64,9 @@ def finish_bundle(directory: Path) -> EngineFacts:
         sparse_eligible=eligible,
         sparse_chosen=chosen,
     )
-    _write(directory / PLAN, plan)
-    _write(directory / FACTS, (json.dumps(asdict(facts), indent=1, sort_keys=True) + "\n").encode())
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out / PLAN, plan)
+    _write(out / FACTS, (json.dumps(asdict(facts), indent=1, sort_keys=True) + "\n").encode())
     return facts
 
 

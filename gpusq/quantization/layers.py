@@ -51,11 +51,11 @@ def insert(module: nn.Module, specs: Iterable[QuantizerSpec]) -> None:
 
     Raises UnsupportedModelError where a spec names no plain Linear or Conv2d, or no attention points.
     """
+    specs = tuple(specs)
     for spec in specs:
         if spec.role in LAYER_ROLES:
             layer = _quantized_layer(module, spec.layer)
             if spec.shares is not None:
-                layer.input_quantizer = _quantized_layer(module, spec.shares).input_quantizer
                 continue
             channels = layer.weight.shape[spec.axis] if spec.axis is not None else None
             setattr(layer, f"{spec.role}_quantizer", _made(spec, channels, layer.weight.device))
@@ -64,6 +64,10 @@ def insert(module: nn.Module, specs: Iterable[QuantizerSpec]) -> None:
             if not isinstance(point, QuantPoint):
                 raise UnsupportedModelError(f"{spec.layer} has no attention point {spec.role}", do="use policy inputs")
             point.quantizer = _made(spec, None, next(module.parameters()).device)
+    for spec in specs:  # when every leader has its quantizer, wherever it stands
+        if spec.shares is not None:
+            leader = _quantized_layer(module, spec.shares)
+            _quantized_layer(module, spec.layer).input_quantizer = leader.input_quantizer
 
 
 def _made(spec: QuantizerSpec, channels: int | None, device: torch.device) -> FakeQuantizer:

@@ -235,7 +235,9 @@ def _drop(change: AccuracyChange) -> str:
 def _next_step(decision: Decision, basis: Status, target: str) -> str:
     """What would settle it, or confirm it."""
     if basis == "predicted":
-        return f"A prediction. Finish both bundles on {target} itself (gpusq build BUNDLE) and measure them there."
+        return (
+            f"A prediction. Finish both bundles on {target} itself (gpusq build BUNDLE); time them there with trtexec."
+        )
     if decision == "undecided":
         return "Measure both twins again in one run, under equal conditions and with more repeats."
     return ""

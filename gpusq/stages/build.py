@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,7 @@ class Build(Stage):
     """Make what runs on the target. GPU targets also get a real TensorRT-RTX parse and build as a check."""
 
     name: ClassVar[str] = "build"
+    version: ClassVar[int] = 2
     takes: ClassVar[tuple[str, ...]] = ("onnx",)
     libraries: ClassVar[tuple[str, ...]] = ("openvino", "onnxruntime", "tensorrt-rtx-cu13", "numpy")
 
@@ -54,7 +56,12 @@ class Build(Stage):
         return self._target().name
 
     def inputs(self, parent: Artifact | None, context: Context) -> dict[str, str]:
-        return {"target facts": self._target().fingerprint}
+        from gpusq.latency import host_conditions
+
+        facts = {"target facts": self._target().fingerprint}
+        if self.runtime == "auto" and not self._target().is_gpu:  # which runtime is faster depends on the processor
+            facts["processor"] = hashlib.sha256(str(host_conditions()["cpu"]).encode()).hexdigest()
+        return facts
 
     def _target(self) -> Target:
         from gpusq.targets import load_target
@@ -116,13 +123,14 @@ class Build(Stage):
         runtime = json.loads((out / "engine.json").read_text(encoding="utf-8"))["runtime"]
         images, logits = _samples((out / SAMPLES).read_bytes())
         parity = compare(logits, load_cpu(runtime, out, cpu_threads()).run(images))
-        own = parent.read_json("export.json")["parity_self"] if parent else None
+        own = parent.read_json("export.json").get("parity_self") if parent else None
         least = allowed_agreement(self.agreement, own, parity.n)
         check_parity(parity, relative=float("inf"), top1=least, what=f"build: the {runtime} engine and PyTorch")
 
     def _bundle(self, parent: Artifact, target: Target, out: Path, context: Context) -> dict[str, Any]:
         from gpusq.engines import BatchProfile, write_bundle
-        from gpusq.stages.layer_files import CARRIED
+        from gpusq.stages.layer_files import CARRIED, read_layers
+        from gpusq.stages.rtx_facts import rtx_line, rtx_summary
 
         fp16, (images, logits) = parent.read("model.fp16.onnx"), _samples(parent.read(SAMPLES))
         profile = BatchProfile(1, min(8, self.max_batch), self.max_batch)
@@ -140,7 +148,11 @@ class Build(Stage):
             tolerance=self.tolerance,
             extra={name: parent.read(name) for name in CARRIED},
         )
-        return {"rtx": [_summary(c) for c in checks]}
+        layers = read_layers(parent)
+        found = [rtx_summary(c, layers) for c in checks]
+        for line in map(rtx_line, found):
+            context.progress(self.name, 0, None, line)
+        return {"rtx": found}
 
     def _rtx_checks(self, onnx: bytes, shapes: Any, target: Target, context: Context) -> tuple[RtxCheck, ...]:
         """Build the FP16 graph with TensorRT-RTX for the target's stand-in compute capabilities."""
@@ -178,12 +190,3 @@ def _samples(content: bytes) -> tuple[Any, Any]:
 
     tensors = load(content)
     return tensors["pixel_values"], tensors["logits"]
-
-
-def _summary(check: RtxCheck) -> dict[str, Any]:
-    return {
-        "capability": check.capability,
-        "int8_gemms": len(check.int8_gemms),
-        "fused_attention": check.fused_attention,
-        "layers": len(check.layers),
-    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from gpusq.errors import UsageError
 from gpusq.stages.stage import Context, Stage, parameter
@@ -25,10 +25,12 @@ LOSS_BATCH = 32
 class FineTuned(Stage):
     """A stage that trains. `epochs` may be a fraction; 0 trains nothing."""
 
+    distributed: ClassVar[bool] = True
+
     epochs: float = parameter(1.0, "passes over the training images; 0 for none, 0.25 for a quarter")
     batch_size: int = parameter(64, "images of one optimizer step, over all processes together")
     learning_rate: float = parameter(1e-4, "highest learning rate of AdamW (warm-up, then cosine)")
-    weight_decay: float = parameter(0.0, "weight decay, on weight matrices only")
+    weight_decay: float = parameter(0.0, "weight decay; none on biases, norms and scales")
     warmup: float = parameter(0.1, "share of the steps with a rising learning rate")
     clip: float = parameter(1.0, "largest norm of the gradient, 0 for none")
     precision: Literal["fp32", "bf16"] = parameter("fp32", "arithmetic of training; bf16 is for GPUs")

@@ -11,7 +11,7 @@ from gpusq.stages.stage import Context, Stage, parameter
 if TYPE_CHECKING:
     from gpusq.artifacts import Artifact
 
-MODEL_LIBRARIES = ("torch", "transformers")
+MODEL_LIBRARIES = ("torch", "transformers", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,9 @@ class Intake(Stage):
 
     def gives(self, parent: Artifact | None) -> str:
         return "dense"
+
+    def uses(self) -> tuple[str, ...]:
+        return (*self.libraries, "timm") if self.model.startswith("timm:") else self.libraries
 
     def inputs(self, parent: Artifact | None, context: Context) -> dict[str, str]:
         from gpusq.models import source_fingerprint

@@ -11,19 +11,20 @@ import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy as np
 
     from gpusq.stages.model_files import ModelState
 
-HAIR = 1e-4
-"""Relative change of the images for the self-agreement: a tenth of the smallest step of an 8-bit pixel, or less."""
-FLOOR = 0.8
+HAIR = 1e-6
+"""Relative change of the images for the self-agreement: what float32 sums in another order differ by."""
+FLOOR = 0.9
 """No self-agreement excuses less than this."""
-SELF_BATCH = 50
 
 
-def self_parity(state: ModelState, images: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
-    """PyTorch beside itself: `expected` logits [n, classes] against those of images [n, C, H, W] times 1 + HAIR."""
+def self_parity(state: ModelState, batches: Iterable[np.ndarray], expected: np.ndarray) -> dict[str, Any]:
+    """PyTorch beside itself: `expected` logits [n, classes] against those of images [B, C, H, W] times 1 + HAIR."""
     from dataclasses import asdict
 
     import numpy as np
@@ -31,11 +32,8 @@ def self_parity(state: ModelState, images: np.ndarray, expected: np.ndarray) -> 
 
     from gpusq.graph.parity import compare
 
-    found = []
     with torch.inference_mode():
-        for start in range(0, len(images), SELF_BATCH):
-            part = images[start : start + SELF_BATCH] * np.float32(1 + HAIR)
-            found.append(state.module(torch.from_numpy(part)).numpy())
+        found = [state.module(torch.from_numpy(x * np.float32(1 + HAIR))).numpy() for x in batches]
     return asdict(compare(expected, np.concatenate(found)))
 
 
@@ -49,3 +47,16 @@ def allowed_agreement(asked: float, own: dict[str, Any] | None, n: int) -> float
     share = min(max(float(own["top1"]), 0.0), 1.0)
     error = math.sqrt(max(share * (1 - share), 1 / n) / n)
     return max(FLOOR, min(asked, share - 2 * error))
+
+
+def relaxed_note(report: dict[str, Any]) -> str:
+    """What a reader must know of an export.json whose asked agreement was missed; empty where it was reached."""
+    own = report.get("parity_self")
+    if own is None:
+        return ""
+    fp32 = report["parity_fp32"]
+    return (
+        f"ONNX Runtime and PyTorch agree on {fp32['top1']:.1%} of {fp32['n']} images, less than asked; it was accepted "
+        f"because PyTorch agrees with itself on {own['top1']:.1%} of them when they change by one part in a million "
+        "(rounding in this quantized model lies on edges)"
+    )

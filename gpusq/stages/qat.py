@@ -55,6 +55,9 @@ class Qat(Distilled):
     def gives(self, parent: Artifact | None) -> str:
         return "quantized"
 
+    def uses(self) -> tuple[str, ...]:
+        return (*self.libraries, "nvidia-modelopt") if self.calibrator == "modelopt" else self.libraries
+
     def inputs(self, parent: Artifact | None, context: Context) -> dict[str, str]:
         from gpusq.recipe_files import sha256_of
 
@@ -75,18 +78,23 @@ class Qat(Distilled):
     def run(self, parent: Artifact | None, out: Path, context: Context) -> dict[str, Any]:
         from gpusq.quantization import seal_scales
         from gpusq.stages.model_files import open_model, save_model
+        from gpusq.stages.quantizing import qat_notes
         from gpusq.workload import coverage
 
         if parent is None:
             raise UsageError("qat needs a model artifact", do="run `gpusq prune` first")
         state = open_model(parent)
         self._quantize(state, context)
+        notes = qat_notes(self, state)
+        for note in notes:
+            context.progress(self.name, 0, None, note)
         if self.epochs:
             self._train(state, open_model(parent), context)
         seal_scales(state.module)
         save_model(state, out)
         found = coverage(state.workload, state.layers)
-        return {"int8_share_of_gemm_macs": round(found.int8, 6), "quantizers": len(state.quantizers)}
+        share = round(found.int8, 6)
+        return {"int8_share_of_gemm_macs": share, "quantizers": len(state.quantizers), "notes": notes}
 
     def ensures(self, parent: Artifact | None, out: Path, context: Context) -> None:
         """2:4 still holds on the weights and on their integers; scales are finite FP16 numbers."""

@@ -8,11 +8,13 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from gpusq.errors import UsageError
+from gpusq.models import unreached_attention
 from gpusq.quantization import HEAD_REASON
 from gpusq.workload import Layer
 
 if TYPE_CHECKING:
     from gpusq.stages.model_files import ModelState
+    from gpusq.stages.qat import Qat
 
 BY_REQUEST = "kept in floating point by request (keep_float)"
 NEVER_RUN = "its forward is never called in a pass"
@@ -33,3 +35,14 @@ def skipped_layers(state: ModelState, keep_float: Sequence[str]) -> dict[str, st
 def quantized_layers(layers: Sequence[Layer], skip: Mapping[str, str]) -> tuple[Layer, ...]:
     """The layers' states after quantization."""
     return tuple(replace(x, why_float=skip[x.name]) if x.name in skip else x.quantized() for x in layers)
+
+
+def qat_notes(qat: Qat, state: ModelState) -> list[str]:
+    """What Qat could not do as asked: attention without points, a weight factor without recorded losses."""
+    notes = []
+    missed = unreached_attention(state.module, state.workload) if "attention" in qat.policy else ()
+    if missed:
+        notes.append(f"qat: attention products left in floating point, not reached: {', '.join(missed)}")
+    if qat.epochs and qat.gamma and qat.factor != "uniform" and not state.prune_loss:
+        notes.append(f"qat: no pruning losses were recorded, so factor {qat.factor} acts as uniform")
+    return notes

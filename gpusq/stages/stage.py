@@ -67,10 +67,15 @@ class Stage:
     version: ClassVar[int] = 1
     takes: ClassVar[tuple[str, ...]] = ()
     libraries: ClassVar[tuple[str, ...]] = ()
+    distributed: ClassVar[bool] = False  # whether every process of a launch works, or the main one alone
 
     def gives(self, parent: Artifact | None) -> str:
         """Kind of the artifact that this stage seals."""
         raise TypeError(f"{type(self).__name__} does not say what it gives")
+
+    def uses(self) -> tuple[str, ...]:
+        """Distributions whose versions enter the key."""
+        return self.libraries
 
     def target_name(self) -> str | None:
         """Name of the target that the result depends on, or None."""
@@ -163,7 +168,7 @@ def _key_of(stage: Stage, parent: Artifact | None, context: Context) -> tuple[st
         "parents": _parents(parent),
         "inputs": stage.inputs(parent, context),
         "target": stage.target_name(),
-        "toolchain": toolchain(stage.libraries),
+        "toolchain": toolchain(stage.uses()),
     }
     return artifact_key(**parts), parts
 
@@ -179,7 +184,7 @@ def _parents(parent: Artifact | None) -> tuple[Parent, ...]:
 def _make(stage: Stage, parent: Artifact | None, key: str, parts: dict[str, Any], context: Context) -> Artifact:
     context = replace(context, checkpoints=context.store.checkpoint_dir(key))
     with _tidied(context), _workplace(key, context) as out:
-        facts = stage.run(parent, out, context)
+        facts = stage.run(parent, out, context) if context.processes.main or stage.distributed else {}
         if context.processes.main:
             stage.ensures(parent, out, context)
             context.store.publish(out, kind=stage.gives(parent), facts=facts, key=key, **parts)

@@ -24,7 +24,7 @@ class Train(FineTuned):
 
     epochs: float = parameter(5.0, "passes over the training images")
     learning_rate: float = parameter(1e-3, "highest learning rate of AdamW (warm-up, then cosine)")
-    weight_decay: float = parameter(0.02, "weight decay, on weight matrices only")
+    weight_decay: float = parameter(0.02, "weight decay; none on biases, norms and scales")
     model: str = parameter("", "model to start from: new:NAME, hf:DIR, file.py:function, timm:NAME", key=False)
 
     def gives(self, parent: Artifact | None) -> str:

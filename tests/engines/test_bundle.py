@@ -21,6 +21,11 @@ from gpusq.errors import EngineError, MissingExtraError, NewerSchemaError, Tampe
 TARGET = {"name": "a100-40gb", "title": "NVIDIA A100 40 GB", "compute_capability": "8.0"}
 
 
+def beside(directory: Path) -> Path:
+    """Where a finished engine goes: outside the bundle."""
+    return directory.with_name(directory.name + "-engine")
+
+
 def write(directory: Path, **changes: Any) -> Path:
     given: dict[str, Any] = {
         "target": TARGET,
@@ -120,11 +125,20 @@ def test_swapped_and_added_files_are_refused(tmp_path: Path) -> None:
         read_bundle(directory)
 
 
-def test_the_seal_of_a_store_and_a_finished_engine_may_lie_beside(tmp_path: Path) -> None:
+def test_the_seal_of_a_store_may_lie_beside_but_nothing_else(tmp_path: Path) -> None:
     directory = write(tmp_path)
-    for name in ("artifact.json", "engine.plan", "engine.json"):
-        (directory / name).write_bytes(b"x")
+    (directory / "artifact.json").write_bytes(b"x")
     read_bundle(directory)
+    (directory / "engine.plan").write_bytes(b"x")
+    with pytest.raises(TamperedArtifactError, match=r"engine\.plan"):
+        read_bundle(directory)
+
+
+def test_an_engine_inside_the_bundle_is_refused_before_anything_is_built(tmp_path: Path) -> None:
+    directory = write(tmp_path)
+    for out in (directory, directory / "engine"):
+        with pytest.raises(UsageError):
+            tensorrt.finish_bundle(directory, out)
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "a/b", "..", "", "nul\0"])
@@ -258,17 +272,17 @@ def test_finishing_builds_what_the_bundle_says(
     trt = fake_tensorrt(typed_flag=typed_flag)
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
     directory = write(tmp_path)
-    facts = tensorrt.finish_bundle(directory)
+    facts = tensorrt.finish_bundle(directory, beside(tmp_path))
     assert trt.seen["onnx"] == b"half model"
     assert trt.seen["network"] == flags
     assert trt.seen["flags"] == ["sparse"]
     assert trt.seen["profile"] == ("pixel_values", (1, 3, 4, 4), (8, 3, 4, 4), (32, 3, 4, 4))
-    assert (directory / "engine.plan").read_bytes() == b"the plan"
-    written = json.loads((directory / "engine.json").read_text())
+    assert (beside(tmp_path) / "engine.plan").read_bytes() == b"the plan"
+    written = json.loads((beside(tmp_path) / "engine.json").read_text())
     assert written["plan_sha256"] == hashlib.sha256(b"the plan").hexdigest() == facts.plan_sha256
     assert (written["sparse_eligible"], written["sparse_chosen"]) == (12, 7)
     assert (written["target"], written["tensorrt"]) == ("a100-40gb", "10.3.0")
-    tensorrt.finish_bundle(directory)  # a second time over its own result
+    tensorrt.finish_bundle(directory, beside(tmp_path))  # a second time over its own result
 
 
 def test_a_tampered_bundle_never_reaches_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,7 +291,7 @@ def test_a_tampered_bundle_never_reaches_tensorrt(tmp_path: Path, monkeypatch: p
     directory = write(tmp_path)
     (directory / "model.fp16.onnx").write_bytes(b"HALF model")
     with pytest.raises(TamperedArtifactError):
-        tensorrt.finish_bundle(directory)
+        tensorrt.finish_bundle(directory, beside(tmp_path))
     assert trt.seen == {}
 
 
@@ -290,8 +304,8 @@ def test_a_refusal_of_tensorrt_carries_its_message_and_leaves_nothing(
     monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(**changes))
     directory = write(tmp_path)
     with pytest.raises(EngineError, match=message):
-        tensorrt.finish_bundle(directory)
-    assert not (directory / "engine.plan").exists()
+        tensorrt.finish_bundle(directory, beside(tmp_path))
+    assert not (beside(tmp_path)).exists()
 
 
 @pytest.mark.parametrize(("machine", "hint"), [("x86_64", r"gpusq\[tensorrt\]"), ("aarch64", "JetPack")])
@@ -301,7 +315,7 @@ def test_without_tensorrt_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     monkeypatch.setattr("platform.machine", lambda: machine)
     with pytest.raises(MissingExtraError, match=hint):
-        tensorrt.finish_bundle(write(tmp_path))
+        tensorrt.finish_bundle(write(tmp_path), beside(tmp_path))
 
 
 def test_reading_needs_neither_torch_nor_onnx(tmp_path: Path) -> None:

@@ -299,3 +299,23 @@ def test_images_of_zeros_give_the_smallest_scale() -> None:
     calibrate(module, [torch.zeros(2, 4, 6, 6)], "mse")
     assert float(module.conv.input_quantizer.scale) == SMALLEST_SCALE
     assert bool(torch.isfinite(module(torch.zeros(2, 4, 6, 6))).all())
+
+
+def test_a_shared_input_quantizer_does_not_depend_on_the_order_of_definition() -> None:
+    class Late(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.value, self.key, self.query = (torch.nn.Linear(8, 8) for _ in range(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.query(x) + self.key(x) + self.value(x)
+
+    module = Late()
+    specs = [
+        spec
+        for name, leader in (("value", "query"), ("key", "query"), ("query", None))
+        for spec in (QuantizerSpec(name, "weight", 0), QuantizerSpec(name, "input", None, 8, leader))
+    ]
+    insert(module, specs)
+    assert isinstance(module.query.input_quantizer, FakeQuantizer)
+    assert module.value.input_quantizer is module.query.input_quantizer is module.key.input_quantizer

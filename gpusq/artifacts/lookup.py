@@ -62,7 +62,7 @@ def _not_found(folder: Path, ref: str, got: str) -> ArtifactNotFoundError:
     bare = ref.lower().rpartition("-")[2]
     near = difflib.get_close_matches(ref.lower()[: SHOWN_HEX + 12], handles, n=3, cutoff=0.5)
     near += [handle for handle in handles if handle.rpartition("-")[2][:3] == bare[:3] and handle not in near][:3]
-    do = f"did you mean {', '.join(near)}?" if near else "list what is there with: gpusq log"
+    do = f"did you mean {', '.join(near)}?" if near else "list what is there with: gpusq list"
     return ArtifactNotFoundError(f"{ref!r} names no artifact in {folder.parent}", got=got, do=do)
 
 

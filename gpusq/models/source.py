@@ -17,6 +17,8 @@ from gpusq.models.description import Resize, Source
 FORMS = "hf:DIR, new:NAME, file.py:function or timm:NAME"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HASH_BYTES = 1 << 20
+BESIDE_A_FILE = ("*.pt", "*.pth", "*.ckpt", "*.bin", "*.npz", "*.npy", "*.onnx", "*.json")
+"""What counts beside a model file, safetensors apart."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,9 @@ def source_fingerprint(spec: str) -> str:
     """sha256 hex over all that enters `load_model(spec)`; the same content elsewhere gives the same fingerprint.
 
     A model directory counts with its configuration and weights; a file with its source, the function's name and the
-    weight files beside it, since its code may read them. Raises UnsupportedModelError where files are missing.
+    files of kinds that hold weights or settings (BESIDE_A_FILE) in the same folder, since its code may read them.
+    What it reads elsewhere, in subfolders or from other kinds of files does not count: after a change there, the
+    artifact of before is found again. Raises UnsupportedModelError where files are missing.
     """
     parsed = parse_spec(spec)
     facts: dict[str, Any] = {"source": parsed.source, "function": parsed.function, "options": parsed.options}
@@ -98,12 +102,13 @@ def _files(spec: Spec) -> list[Path]:
         folder = Path(spec.name)
         return _existing([folder / "config.json"]) + sorted(folder.glob("preproc*.json")) + _weights(folder)
     if spec.source == "file":
-        return _existing([Path(spec.name)]) + _weights(Path(spec.name).parent, "*.pt", "*.pth")
+        return _existing([Path(spec.name)]) + _weights(Path(spec.name).parent, *BESIDE_A_FILE)
     return _existing([Path(spec.options["weights"])]) if "weights" in spec.options else []
 
 
 def _weights(folder: Path, *more: str) -> list[Path]:
-    return sorted(p for pattern in ("*.safetensors", "*.safetensors.index.json", *more) for p in folder.glob(pattern))
+    patterns = ("*.safetensors", "*.safetensors.index.json", *more)
+    return sorted({p for pattern in patterns for p in folder.glob(pattern) if p.is_file()})
 
 
 def _existing(paths: list[Path]) -> list[Path]:

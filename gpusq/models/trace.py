@@ -24,13 +24,19 @@ def trace_workload(module: nn.Module, input_shape: tuple[int, int, int]) -> Work
 
     Linear and Conv2d give "gemm" operators under their module's name; products of two activations "bmm"; every other
     operator that writes new memory "memory", named "<module>/<operator>". What does not depend on the image (masks,
-    tables of positions) is not counted: an engine computes it once. Raises UnsupportedModelError.
+    tables of positions) is not counted: an engine computes it once. A weight that two layers share counts as a parameter
+    of each. Raises UnsupportedModelError.
     """
     x = example_input(module, input_shape)
     recorder = _Recorder(module, x)
     with evaluating(module), torch.no_grad(), recorder.hooks(), recorder:
         run_forward(module, x)
-    return Workload(input_shape, tuple(recorder.ops), sum(p.numel() for p in module.parameters()))
+    return Workload(input_shape, tuple(recorder.ops), _stored_parameters(module))
+
+
+def _stored_parameters(module: nn.Module) -> int:
+    """A parameter that several modules share counts for each: each is stored with a mask and scales of its own."""
+    return sum(p.numel() for part in module.modules() for p in part.parameters(recurse=False))
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -29,7 +29,7 @@ class FineTuned(Stage):
 
     epochs: float = parameter(1.0, "passes over the training images; 0 for none, 0.25 for a quarter")
     batch_size: int = parameter(64, "images of one optimizer step, over all processes together")
-    learning_rate: float = parameter(1e-4, "highest learning rate of AdamW (warm-up, then cosine)")
+    learning_rate: float = parameter(2e-5, "highest learning rate of AdamW (warm-up, then cosine)")
     weight_decay: float = parameter(0.0, "weight decay; none on biases, norms and scales")
     warmup: float = parameter(0.1, "share of the steps with a rising learning rate")
     clip: float = parameter(1.0, "largest norm of the gradient, 0 for none")

@@ -31,7 +31,7 @@ class Qat(Distilled):
     takes: ClassVar[tuple[str, ...]] = ("sparse", "dense")
     libraries: ClassVar[tuple[str, ...]] = (*MODEL_LIBRARIES, "accelerate")
 
-    learning_rate: float = parameter(5e-5, "highest learning rate of AdamW (warm-up, then cosine)")
+    learning_rate: float = parameter(1e-5, "highest learning rate of AdamW (warm-up, then cosine)")
     policy: Literal["inputs", "sparse-epilogue", "attention", "sparse-epilogue+attention"] = parameter(
         "inputs", "where Q/DQ pairs go"
     )

@@ -136,7 +136,7 @@ def test_resolve_names_near_candidates(make: Any, store: Store) -> None:
     wrong = artifact.digest[:7] + ("0" if artifact.digest[7] != "0" else "1")
     with pytest.raises(ArtifactNotFoundError, match=f"did you mean .*sparse-{artifact.digest[:12]}"):
         store.resolve(wrong)
-    with pytest.raises(ArtifactNotFoundError, match="gpusq log"):
+    with pytest.raises(ArtifactNotFoundError, match="gpusq list"):
         Store(store.root.parent / "empty").resolve("abcdef12")
 
 

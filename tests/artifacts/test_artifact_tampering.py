@@ -196,7 +196,7 @@ def test_only_sealed_names_can_be_read(name: str, make: Any) -> None:
 
 
 def test_opening_what_is_no_artifact(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactNotFoundError, match="gpusq log"):
+    with pytest.raises(ArtifactNotFoundError, match="gpusq list"):
         open_artifact(tmp_path / "none")
     with pytest.raises(TamperedArtifactError):
         open_artifact(tmp_path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from gpusq.errors import CheckError
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from gpusq.artifacts import Artifact
+    from gpusq.data import Batch
     from gpusq.reports import Accuracy
     from gpusq.stages.stage import Context
 
@@ -50,37 +51,41 @@ def _kept(artifact: Artifact, context: Context) -> Accuracy | None:
 
 
 def _score(artifact: Artifact, context: Context) -> dict[str, Any]:
-    import numpy as np
+    from gpusq.stages.images import batches_in, loader_of, skipped_count, skipped_note
 
     how, predictor = predictor_of(artifact)
-    images = context.images("accuracy")
-    chosen, truth, reference = [], [], _reference(artifact, context)
-    what = f"accuracy of {artifact.kind}"
-    for done, pixels, labels in test_batches(artifact, context):
-        context.progress(what, done, len(images.test), how)
-        chosen.append(predictor(pixels).argmax(axis=1))
-        truth.append(labels if reference is None else reference(pixels).argmax(axis=1))
-    found, expected = np.concatenate(chosen), np.concatenate(truth)
-    context.progress(what, len(images.test), len(images.test), how)
+    test, reference = context.images("accuracy").test, _reference(artifact, context)
+    loader = loader_of(test, artifact.read_json("model.json"))
+    what, right, n = f"accuracy of {artifact.kind}", 0, 0
+    for done, batch in batches_in(loader, range(len(test)), BATCH):
+        context.progress(what, done, len(test), how)
+        right += _right(predictor(batch.pixel_values), batch, reference)
+        n += len(batch.ids)
+    skipped = loader.unreadable
+    context.progress(what, len(test), len(test), skipped_note(skipped) if skipped else how)
     return {
         "metric": "top1" if reference is None else "agreement with the dense model",
-        "value": float((found == expected).mean()),
-        "n": len(found),
-        "split": f"{images.test.name} {images.test.split}",
+        "value": right / n,
+        "n": n,
+        "split": f"{test.name} {test.split}" + (f", {skipped_count(len(skipped))}" if skipped else ""),
         "how": how,
     }
 
 
-def test_batches(artifact: Artifact, context: Context) -> Iterator[tuple[int, Any, Any]]:
-    """(images done before, pixels [B, C, H, W] float32, labels [B] or None) over the whole test split."""
-    from gpusq.stages.images import loader_of
+def _right(logits: np.ndarray, batch: Batch, reference: Predictor | None) -> int:
+    """On how many images of the batch logits [B, classes] say what the labels, or without labels the reference, say.
 
-    data = context.images("accuracy")
-    loader = loader_of(data.test, artifact.read_json("model.json"))
-    for start in range(0, len(data.test), BATCH):
-        batch = loader.batch(range(start, min(start + BATCH, len(data.test))))
-        if len(batch.ids):
-            yield start, batch.pixel_values, batch.labels
+    Raises NonFiniteError and ClassMismatchError, as the metrics do.
+    """
+    from gpusq.data import agreement, top1
+
+    if reference is not None:
+        share = agreement(logits, reference(batch.pixel_values))
+    elif batch.labels is not None:
+        share = top1(logits, batch.labels)
+    else:
+        raise CheckError("images are judged by labels or by a reference", got="neither", do="report this")
+    return round(share * len(batch.ids))
 
 
 def predictor_of(artifact: Artifact) -> tuple[str, Predictor]:

@@ -11,11 +11,13 @@ import pytest
 
 from gpusq import measurement
 from gpusq.artifacts import Store
-from gpusq.errors import CheckError, StageOrderError, TamperedArtifactError
+from gpusq.data import open_data
+from gpusq.errors import CheckError, NonFiniteError, StageOrderError, TamperedArtifactError
 from gpusq.evidence import BATCHES, BUNDLE_ACCURACY, layer_times, measured_rows, rows_of
 from gpusq.scoring import accuracy_of, predictor_of
+from gpusq.stages.images import batches_in, loader_of
 from gpusq.targets import load_target
-from tests.chain import Chain, quick_timings
+from tests.chain import CLASSES, Chain, image_folder, quick_timings
 
 
 @pytest.fixture
@@ -43,13 +45,47 @@ def test_accuracy_is_that_of_running_the_artifact(chain: Chain, store: Store, st
     found = accuracy_of(artifact, chain.context(without_evidence(store)))
     assert found is not None
     images, labels = [], labels_of(chain, store)
-    from gpusq.scoring import test_batches
-
-    for _, pixels, _ in test_batches(artifact, chain.context(store)):
-        images.append(pixels)
+    loader = loader_of(chain.context(store).images("test").test, artifact.read_json("model.json"))
+    for _, batch in batches_in(loader, range(len(labels)), 5):
+        images.append(batch.pixel_values)
     how, run = predictor_of(artifact)
     expected = float((run(np.concatenate(images)).argmax(axis=1) == np.array(labels)).mean())
     assert (found.value, found.n, found.metric, found.how) == (expected, len(labels), "top1", how)
+
+
+class Listener:
+    """Keeps the notes of a progress."""
+
+    def __init__(self) -> None:
+        self.notes: list[tuple[str, int, int | None, str]] = []
+
+    def __call__(self, what: str, done: int, total: int | None, note: str) -> None:
+        self.notes.append((what, done, total, note))
+
+
+def test_accuracy_says_how_many_images_could_not_be_read(chain: Chain, store: Store, tmp_path: Path) -> None:
+    images = image_folder(tmp_path / "images", each=204)  # 204 for the test
+    broken = [f"val/{CLASSES[0]}/{i:03d}.png" for i in (1, 2)]
+    for name in broken:
+        (images / name).write_bytes(b"no picture")
+    heard = Listener()
+    found = accuracy_of(chain.artifact("intake"), chain.context(store, data=open_data(str(images)), progress=heard))
+    assert found is not None
+    assert (found.n, found.split) == (202, "images test, 2 unreadable images skipped")
+    what, done, total, note = heard.notes[-1]
+    assert (what, done, total) == ("accuracy of dense", 204, 204)
+    assert note in [f"2 unreadable images skipped: {', '.join(names)}" for names in (broken, broken[::-1])]
+
+
+def test_an_artifact_whose_logits_are_not_finite_has_no_accuracy(
+    chain: Chain, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpusq import scoring
+
+    broken = lambda pixels: np.full((len(pixels), 4), np.nan, np.float32)  # noqa: E731
+    monkeypatch.setattr(scoring, "predictor_of", lambda _: ("PyTorch", broken))
+    with pytest.raises(NonFiniteError, match="logits"):
+        accuracy_of(chain.artifact("intake"), chain.context(without_evidence(store)))
 
 
 def test_accuracy_is_taken_once(chain: Chain, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

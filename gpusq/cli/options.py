@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from gpusq.artifacts import Artifact, Store
+    from gpusq.data import DataSpec
     from gpusq.stages.stage import Context
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
@@ -38,9 +39,20 @@ def run_context(store: Path, data: str, quiet: bool, wait_s: float | None) -> It
     processes = Processes.from_environment()
     images = open_data(data) if data else None
     with progress_lines(quiet or not processes.main) as progress:
+        progress("gpusq", 0, None, "opening images and libraries")
+        _report_hashing(images, progress)
         yield Context(
             Store(store), images, progress=progress, processes=processes, wait_s=wait_s, on_wait=None if quiet else say
         )
+
+
+def _report_hashing(images: DataSpec | None, progress: Callable[[str, int, int | None, str], None]) -> None:
+    """Show progress while the files of a folder are hashed for the keys."""
+    from gpusq.data import FolderSet
+
+    for split in (images.train, images.test) if images else ():
+        if isinstance(split, FolderSet):
+            split.on_hash = lambda done, total: progress("gpusq", done, total, "hashing images")
 
 
 def artifact_of(reference: str, store_dir: Path) -> Artifact:

@@ -53,11 +53,11 @@ class ArraySet:
         return hashlib.sha256(self.grey_pixels[index].tobytes()).hexdigest()
 
     def fingerprint(self) -> str:
-        """Hex sha256 over ids, pixels and classes."""
+        """Hex sha256 over ids, pixels, labels and the list of classes; computed once."""
         if self._fingerprint is None:
             names = (self.classes[label] for label in self._labels)
             hashes = map(self.content_sha256, range(len(self)))
-            self._fingerprint = fingerprint_of(zip(self.ids, hashes, names, strict=True))
+            self._fingerprint = fingerprint_of(zip(self.ids, hashes, names, strict=True), self.classes)
         return self._fingerprint
 
 

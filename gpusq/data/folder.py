@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ TRAIN = "train"
 TESTS = ("val", "valid", "validation", "test")
 TEST_SHARE = 0.2
 CHUNK_BYTES = 1 << 20
+HASH_REPORT_S = 1.0
+"""Seconds between reports of the hashing; what takes less is not reported."""
 UNREADABLE = "unreadable"
 LAYOUTS = "DIR/train/CLASS/*.jpg with DIR/val/CLASS/*.jpg, DIR/CLASS/*.jpg, or DIR/*.jpg without labels"
 
@@ -31,13 +34,17 @@ class ImageFile:
 
 
 class FolderSet:
-    """One split of an image folder, in the order of the ids' sha256, so that its first n images are a fair sample."""
+    """One split of an image folder, in the order of the ids' sha256, so that its first n images are a fair sample.
+
+    on_hash: called with (files done, files) about every second while fingerprint() reads the files, in its thread.
+    """
 
     def __init__(self, name: str, split: str, classes: tuple[str, ...], files: Sequence[ImageFile]) -> None:
         self.name, self.split, self.classes = name, split, classes
         self.supervised = bool(classes)
         self._files = sorted(files, key=lambda file: (_hash_of(file.id), file.id))
         self.ids = tuple(file.id for file in self._files)
+        self.on_hash: Callable[[int, int], None] | None = None
         self._fingerprint: str | None = None
 
     def __len__(self) -> int:
@@ -56,12 +63,26 @@ class FolderSet:
         return _file_sha256(self._files[index].path)
 
     def fingerprint(self) -> str:
-        """Hex sha256 over every id and every byte of every file; read once, with several threads."""
+        """Hex sha256 over the list of classes, every id and every byte of every file; read once, in several threads."""
         if self._fingerprint is None:
-            hashes = map_in_threads(_sha256_or_marker, [file.path for file in self._files])
+            hashes = map_in_threads(_sha256_or_marker, [file.path for file in self._files], self._hash_reporter())
             names = ("" if file.label is None else self.classes[file.label] for file in self._files)
-            self._fingerprint = fingerprint_of(zip(self.ids, hashes, names, strict=True))
+            self._fingerprint = fingerprint_of(zip(self.ids, hashes, names, strict=True), self.classes)
         return self._fingerprint
+
+    def _hash_reporter(self) -> Callable[[int], None]:
+        """Tells `on_hash` every HASH_REPORT_S, and at the end where it was told before."""
+        total, begun = len(self), time.monotonic()
+        last = begun
+
+        def report(done: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if self.on_hash is not None and (now - last >= HASH_REPORT_S or (done == total and last > begun)):
+                last = now
+                self.on_hash(done, total)
+
+        return report
 
 
 def open_folder(folder: Path) -> DataSpec:

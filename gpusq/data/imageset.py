@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -57,7 +58,7 @@ class ImageSet(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Hex sha256 over every id, content hash and class; any changed byte, name or label changes it."""
+        """Hex sha256 over every id, content hash and class, and the list of classes: what label i means counts too."""
         ...
 
 
@@ -70,10 +71,13 @@ class DataSpec:
     test: ImageSet
 
 
-def fingerprint_of(entries: Iterable[tuple[str, str, str]]) -> str:
-    """Hex sha256 over (id, content sha256, class name) lines; the order given does not matter."""
+def fingerprint_of(entries: Iterable[tuple[str, str, str]], classes: Sequence[str]) -> str:
+    """Hex sha256 over (id, content sha256, class name) lines, whose order does not matter, and the ordered classes.
+
+    The classes count as a list, since one without an image here (only in the test split, say) moves the labels too.
+    """
     lines = sorted(f"{sha256}  {image_id}\t{name}\n" for image_id, sha256, name in entries)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256("".join((json.dumps(list(classes)), "\n", *lines)).encode()).hexdigest()
 
 
 def order_by_hash(ids: Sequence[str], seed: int) -> list[int]:

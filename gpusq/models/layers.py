@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from gpusq.errors import PatternError
+from gpusq.errors import PatternError, UnsupportedModelError
 from gpusq.models.probe import Probe
 from gpusq.workload import Layer
 
@@ -18,10 +18,28 @@ NEVER_RUN_REASON = "its forward is never called in a pass"
 def gemm_layers(module: nn.Module, keep_dense: Mapping[str, str]) -> tuple[Layer, ...]:
     """Every nn.Linear and nn.Conv2d (subclasses too) of `module` in its order, none sparse, none INT8.
 
-    keep_dense: layer name -> reason. `why_dense` is NOT_PRUNED where the layer may be pruned, else the reason.
+    keep_dense: layer name -> reason. `why_dense` is NOT_PRUNED where the layer may be pruned, else the reason. Layers
+    that share a weight are listed each. Raises UnsupportedModelError where one layer stands in two places.
     """
+    _check_one_place(module)
     found = ((n, m) for n, m in module.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d)))
     return tuple(_layer(name, layer, keep_dense.get(name)) for name, layer in found)
+
+
+def _check_one_place(module: nn.Module) -> None:
+    """Quantizers and exported weights go by the place of a layer, so each place needs a layer of its own."""
+    places: dict[int, str] = {}
+    for name, part in module.named_modules(remove_duplicate=False):
+        if not isinstance(part, (nn.Linear, nn.Conv2d)):
+            continue
+        first = places.setdefault(id(part), name)
+        if first != name:
+            raise UnsupportedModelError(
+                "each Linear or Conv2d of a model stands in one place",
+                got=f"{first} and {name} are the same module",
+                do=f"make {name} a layer of its own; it may share the parameter: "
+                f"model.{name}.weight = model.{first}.weight",
+            )
 
 
 def prunable(layer: Layer) -> bool:

@@ -24,8 +24,8 @@ def trace_workload(module: nn.Module, input_shape: tuple[int, int, int]) -> Work
 
     Linear and Conv2d give "gemm" operators under their module's name; products of two activations "bmm"; every other
     operator that writes new memory "memory", named "<module>/<operator>". What does not depend on the image (masks,
-    tables of positions) is not counted: an engine computes it once. A weight that two layers share counts as a parameter
-    of each. Raises UnsupportedModelError.
+    tables of positions) is not counted: an engine computes it once. A weight that two layers share is a parameter of
+    each. Raises UnsupportedModelError.
     """
     x = example_input(module, input_shape)
     recorder = _Recorder(module, x)

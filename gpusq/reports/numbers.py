@@ -67,7 +67,7 @@ def size_of(
         raise UnsupportedModelError(
             f"the layers cannot hold more weights than the model has parameters ({workload.parameters})",
             got=str(weights),
-            do="trace the model again; shared weights are listed once",
+            do="trace the model again; a weight that two layers share counts for each of them",
         )
     rest = (workload.parameters - weights) * BASE_BITS[base]
     bits = rest + sum(stored_bits(layer, base, int_bits) for layer in layers)

@@ -150,7 +150,8 @@ class Export(Stage):
         from gpusq.stages.images import batches_of
 
         data = context.images(self.name).test
-        yield from batches_of(data, state.loaded.description, range(min(self.parity_images, len(data))), PARITY_BATCH)
+        wanted = range(min(self.parity_images, len(data)))
+        yield from batches_of(data, state.loaded.description, wanted, PARITY_BATCH, context, f"{self.name}: parity")
 
     def _check_parity(self, report: dict[str, Any], kind: str) -> None:
         from gpusq.graph.parity import check_parity

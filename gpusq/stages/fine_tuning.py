@@ -63,12 +63,22 @@ class FineTuned(Stage):
             checkpoint_every=self.checkpoint_every,
         )
 
-    def batches(self, images: ImageSet, description: ModelDescription) -> Callable[[list[int], int], Batch]:
-        """(indices, step) -> a training batch."""
-        from gpusq.stages.images import loader_of, training_batch
+    def batches(
+        self, images: ImageSet, description: ModelDescription, context: Context | None = None
+    ) -> Callable[[list[int], int], Batch]:
+        """(indices, step) -> a training batch. context: told with the last batch which images this process skipped."""
+        from gpusq.stages.images import loader_of, report_skipped, training_batch
 
         loader = loader_of(images, description.model_dump(mode="json"))
-        return lambda indices, step: training_batch(loader, indices, self.seed + step if self.augment else None)
+        last = self.settings(len(images)).steps - 1
+
+        def batch_of(indices: list[int], step: int) -> Batch:
+            batch = training_batch(loader, indices, self.seed + step if self.augment else None)
+            if context is not None and step == last:
+                report_skipped(loader, context, f"{self.name}: training images", len(images))
+            return batch
+
+        return batch_of
 
     def reporter(self, context: Context) -> Callable[[int, int, Mapping[str, float]], None]:
         """A listener of the loop that reports to the context's progress."""
@@ -147,7 +157,7 @@ class Distilled(FineTuned):
             fit(
                 state.module,
                 lambda model, batch: objective.loss(model, batch.images, batch.labels),
-                self.batches(train, state.loaded.description),
+                self.batches(train, state.loaded.description, context),
                 len(train),
                 self.settings(len(train), scale_rate),
                 masks=state.weight_masks(),
@@ -166,10 +176,13 @@ class Distilled(FineTuned):
         indices = draw(len(train), LOSS_IMAGES, self.seed)
         module = state.module.to(device_of_run()).eval()
         sums: dict[str, float] = {}
+        seen = 0
         with self.objective(state, teacher, {}) as objective:
-            for _, batch in batches_of(train, state.loaded.description, indices, LOSS_BATCH):
+            what = f"{self.name}: block losses"
+            for _, batch in batches_of(train, state.loaded.description, indices, LOSS_BATCH, context, what):
                 images = torch.from_numpy(batch.pixel_values).to(device_of_run())
                 for name, value in objective.block_means(module, images).items():
                     sums[name] = sums.get(name, 0.0) + float(value) * len(batch.ids)
+                seen += len(batch.ids)
         state.module.cpu()
-        return {name: total / len(indices) for name, total in sums.items()}
+        return {name: total / seen for name, total in sums.items()}

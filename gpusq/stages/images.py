@@ -10,7 +10,10 @@ if TYPE_CHECKING:
 
     from gpusq.data import Batch, ImageSet, Loader
     from gpusq.models import ModelDescription
+    from gpusq.stages.stage import Context
     from gpusq.training import Batch as TrainingBatch
+
+NAMED_IMAGES = 3
 
 
 def loader_of(images: ImageSet, description: Mapping[str, Any]) -> Loader:
@@ -29,14 +32,46 @@ def loader_of(images: ImageSet, description: Mapping[str, Any]) -> Loader:
 
 
 def batches_of(
-    images: ImageSet, description: ModelDescription, indices: Sequence[int], size: int
+    images: ImageSet,
+    description: ModelDescription,
+    indices: Sequence[int],
+    size: int,
+    context: Context | None = None,
+    what: str = "images",
 ) -> Iterator[tuple[int, Batch]]:
-    """(images done before, batch) over the given indices, in order; batches of unreadable images alone are left out."""
+    """(images done before, batch) over the given indices, in order; batches of unreadable images alone are left out.
+
+    context: at the end of the pass its progress is told under the name `what` how many images were skipped, if any.
+    """
     loader = loader_of(images, description.model_dump(mode="json"))
+    yield from batches_in(loader, indices, size)
+    if context is not None:
+        report_skipped(loader, context, what, len(indices))
+
+
+def batches_in(loader: Loader, indices: Sequence[int], size: int) -> Iterator[tuple[int, Batch]]:
+    """`batches_of` from a loader at hand, whose `unreadable` names what was skipped."""
     for start in range(0, len(indices), size):
         batch = loader.batch(indices[start : start + size])
         if len(batch.ids):
             yield start, batch
+
+
+def report_skipped(loader: Loader, context: Context, what: str, count: int) -> None:
+    """Tell the context's progress, at the end of a pass over `count` images, which ones the loader had to skip."""
+    if loader.unreadable:
+        context.progress(what, count, count, skipped_note(loader.unreadable))
+
+
+def skipped_note(ids: Sequence[str]) -> str:
+    """ "2 unreadable images skipped: a.jpg, b.jpg", the first few of them named."""
+    more = ", ..." if len(ids) > NAMED_IMAGES else ""
+    return f"{skipped_count(len(ids))}: {', '.join(ids[:NAMED_IMAGES])}{more}"
+
+
+def skipped_count(count: int) -> str:
+    """ "1 unreadable image skipped"."""
+    return f"{count} unreadable image{'s' if count > 1 else ''} skipped"
 
 
 def draw(images: int, count: int, seed: int) -> list[int]:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from gpusq.artifacts import Artifact
     from gpusq.stages.model_files import ModelState
 
+STATISTICS = "prune: statistics"
+
 
 @dataclass(frozen=True)
 class Prune(Distilled):
@@ -104,6 +106,6 @@ class Prune(Distilled):
 
         train = context.images(self.name).train
         indices = draw(len(train), self.calibration_images, self.seed)
-        for done, batch in batches_of(train, state.loaded.description, indices, 32):
-            context.progress("prune: statistics", done, len(indices), f"{self.score} inputs")
+        for done, batch in batches_of(train, state.loaded.description, indices, 32, context, STATISTICS):
+            context.progress(STATISTICS, done, len(indices), f"{self.score} inputs")
             yield torch.from_numpy(batch.pixel_values)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gpusq.artifacts import Artifact
     from gpusq.stages.model_files import ModelState
 
+CALIBRATION = "qat: calibration"
 CALIBRATION_BATCH = 32
 BITS = 8
 
@@ -148,6 +149,8 @@ class Qat(Distilled):
 
         indices = self._indices(context)
         images = context.images(self.name).train
-        for done, batch in batches_of(images, state.loaded.description, indices, CALIBRATION_BATCH):
-            context.progress("qat: calibration", done, len(indices), self.calibrator)
+        for done, batch in batches_of(
+            images, state.loaded.description, indices, CALIBRATION_BATCH, context, CALIBRATION
+        ):
+            context.progress(CALIBRATION, done, len(indices), self.calibrator)
             yield torch.from_numpy(batch.pixel_values).to(device_of_run())

@@ -55,7 +55,7 @@ class Train(FineTuned):
         fit(
             loaded.module,
             loss_of,
-            self.batches(train, loaded.description),
+            self.batches(train, loaded.description, context),
             len(train),
             self.settings(len(train)),
             checkpoints=context.checkpoints,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.chain import CLASSES, Chain, hf_directory, image_folder
-from tests.cli.commands import gpusq_json, refused
+from tests.cli.commands import gpusq, gpusq_json, refused
 
 PRUNE = ("--epochs", "0", "--calibration-images", "16", "--batch-size", "16")
 
@@ -59,9 +59,14 @@ def test_truncated_images_up_to_one_percent_are_skipped(chain: Chain, store: Pat
     truncate(images / "train" / CLASSES[1] / "003.png")
     dense = chain.artifact("intake").digest[:12]
     options = ("--epochs", "1", "--batch-size", "26", "--calibration-images", "104")
-    made = gpusq_json("prune", dense, "--data", images, *options, "--store", store)
+    result = gpusq("prune", dense, "--data", images, *options, "--store", store, "--json")
+    assert result.exit_code == 0, result.output
+    made = json.loads(result.stdout)
     assert made["kind"] == "sparse"
     assert not made["reused"]
+    note = f"104/104 1 unreadable image skipped: train/{CLASSES[1]}/003.png"
+    for what in ("training images", "block losses"):
+        assert f"prune: {what} {note}" in result.stderr
 
 
 def test_classes_that_do_not_match_the_head(chain: Chain, store: Path, tmp_path: Path) -> None:

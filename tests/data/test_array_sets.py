@@ -96,7 +96,12 @@ entries = st.lists(st.tuples(st.text(max_size=5), st.text("0123456789abcdef", ma
 def test_the_fingerprint_does_not_depend_on_the_order(listed: list[tuple[str, str, str]], random: object) -> None:
     shuffled = list(listed)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert fingerprint_of(shuffled) == fingerprint_of(listed)
+    assert fingerprint_of(shuffled, "ab") == fingerprint_of(listed, "ab")
+
+
+def test_the_fingerprint_sees_the_classes_and_their_order() -> None:
+    listed = [("image", "0" * 64, "b")]
+    assert len({fingerprint_of(listed, classes) for classes in (("a", "b"), ("b", "c"), ("b", "a"), ("b",))}) == 4
 
 
 @given(st.sets(st.text(max_size=8)), st.integers())
@@ -212,7 +217,7 @@ def test_digits_are_split_once_and_for_all() -> None:
     assert set(data.train.ids).isdisjoint(data.test.ids)
     assert data.train.classes == tuple("0123456789")
     assert {data.test.label(i) for i in range(len(data.test))} == set(range(10))
-    assert data.train.fingerprint().startswith("9e039dcd71922f41")
+    assert data.train.fingerprint().startswith("225ff572944d07b2")
 
 
 def test_digits_use_the_whole_range_of_grey() -> None:

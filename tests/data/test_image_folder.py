@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpusq.data import DataSpec, open_data
-from gpusq.data.folder import one_line, open_folder
+from gpusq.data import DataSpec, FolderSet, folder, open_data
+from gpusq.data.folder import TEST_SHARE, one_line, open_folder
 from gpusq.errors import ClassMismatchError, EmptyDataError
 from tests.data.picture_samples import class_folders, photo, save
 
@@ -216,6 +217,44 @@ def test_the_fingerprint_sees_each_change(tmp_path: Path, change: str) -> None:
     else:
         (tmp_path / "train" / "cat" / "0009.png").write_bytes(b"broken too")
     assert open_folder(tmp_path).train.fingerprint() != before
+
+
+def test_the_fingerprint_of_training_sees_a_class_that_only_tests_have(tmp_path: Path) -> None:
+    class_folders(tmp_path, ("m", "z"), each=12)
+    before = open_folder(tmp_path)
+    lone = next(i for i in range(100) if _is_test(f"a/{i}.png"))
+    save(tmp_path / "a" / f"{lone}.png", photo(0))
+    after = open_folder(tmp_path)
+    assert after.train.ids == before.train.ids
+    assert after.train.label(0) != before.train.label(0)
+    assert after.train.fingerprint() != before.train.fingerprint()
+
+
+def _is_test(image_id: str) -> bool:
+    return hashlib.sha256(image_id.encode()).digest() < int(TEST_SHARE * 2**256).to_bytes(32, "big")
+
+
+def test_hashing_is_reported_from_time_to_time_and_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder, "HASH_REPORT_S", 0.0)
+    train = open_folder(class_folders(tmp_path, each=40)).train
+    heard: list[tuple[int, int]] = []
+    assert isinstance(train, FolderSet)
+    train.on_hash = lambda done, total: heard.append((done, total))
+    digest = train.fingerprint()
+    assert heard == sorted(heard)
+    assert len(heard) > 1
+    assert heard[-1] == (len(train), len(train))
+    heard.clear()
+    assert (train.fingerprint(), heard) == (digest, [])
+    assert open_folder(tmp_path).train.fingerprint() == digest
+
+
+def test_quick_hashing_is_not_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder, "HASH_REPORT_S", float("inf"))
+    train = open_folder(class_folders(tmp_path, each=4)).train
+    assert isinstance(train, FolderSet)
+    train.on_hash = lambda done, total: pytest.fail("told of a moment's work")
+    assert len(train.fingerprint()) == 64
 
 
 def test_files_that_cannot_be_opened_still_have_a_place_in_the_fingerprint(tmp_path: Path) -> None:

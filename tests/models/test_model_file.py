@@ -193,6 +193,19 @@ def test_fingerprint_follows_source_function_and_weights_beside_it(tmp_path: Pat
     assert source_fingerprint(spec) != before
 
 
+@pytest.mark.parametrize("kind", ["pt", "pth", "ckpt", "bin", "npz", "npy", "onnx", "json", "safetensors.index.json"])
+def test_fingerprint_follows_every_kind_of_weights_beside_the_file(tmp_path: Path, kind: str) -> None:
+    spec = write_model(tmp_path / "n.py", TINY)
+    seen = [source_fingerprint(spec)]
+    for content in (b"1", b"2"):
+        (tmp_path / f"w.{kind}").write_bytes(content)
+        seen.append(source_fingerprint(spec))
+    assert len(set(seen)) == 3
+    (tmp_path / "notes.txt").write_text("not read by code")
+    (tmp_path / f"folder.{kind}").mkdir()
+    assert source_fingerprint(spec) == seen[-1]
+
+
 def test_tied_weights_survive(tmp_path: Path) -> None:
     source = textwrap.dedent(f"""
         from torch import nn

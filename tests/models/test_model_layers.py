@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gpusq.errors import NonFiniteError, PatternError
+from gpusq.errors import NonFiniteError, PatternError, UnsupportedModelError
 from gpusq.models import (
     NOT_PRUNED,
     LoadedModel,
@@ -161,3 +161,24 @@ def test_probe_leaves_training_flags_and_hooks_as_they_were() -> None:
     probe(module, (3, 32, 32))
     assert [m.training for m in module.modules()] == flags
     assert not any(m._forward_hooks for m in module.modules())
+
+
+# ---- shared weights ----
+
+
+def test_layers_that_share_a_weight_are_listed_each() -> None:
+    net = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8))
+    net[2].weight = net[0].weight
+    assert [layer.name for layer in gemm_layers(net, {})] == ["0", "2"]
+
+
+def test_a_layer_in_two_places_is_refused_with_what_to_write_instead() -> None:
+    layer = nn.Linear(8, 8)
+    block = nn.Sequential(nn.Linear(8, 8), nn.GELU())
+    for net, first, second in (
+        (nn.Sequential(layer, nn.GELU(), layer), "0", "2"),
+        (nn.Sequential(block, block), "0.0", "1.0"),
+    ):
+        with pytest.raises(UnsupportedModelError, match=rf"{first} and {second} are the same module.*of its own"):
+            gemm_layers(net, {})
+    assert len(gemm_layers(nn.Sequential(nn.GELU(), layer, nn.GELU()), {})) == 1

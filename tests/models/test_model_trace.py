@@ -160,3 +160,11 @@ def test_tracing_leaves_no_hooks_and_no_gradients() -> None:
 def test_model_that_fails_on_its_input_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="shape"):
         trace_workload(nn.Linear(8, 8), (1, 4, 9))
+
+
+def test_a_shared_weight_is_a_parameter_of_each_layer() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 12), nn.GELU(), nn.Linear(12, 12))
+    net[3].weight = net[1].weight
+    workload = trace_workload(net, (3, 2, 2))
+    assert workload.parameters == 2 * (12 * 12 + 12)
+    assert workload.parameters - sum(layer.weights for layer in gemm_layers(net, {})) == 2 * 12

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from gpusq.errors import GpusqError
+from gpusq.errors import GpusqError, StoreError
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -53,6 +53,13 @@ def refusals(as_json: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         say("interrupted; the store is whole, the same command goes on where it stopped")
         raise SystemExit(INTERRUPTED) from None
+    except OSError as error:
+        if os.environ.get("GPUSQ_DEBUG"):
+            raise
+        place = error.filename or "a file"
+        _refuse(
+            StoreError(f"{place} cannot be used", got=str(error.strerror), do="check the path and permissions"), as_json
+        )
     except Exception as error:
         if os.environ.get("GPUSQ_DEBUG"):
             raise

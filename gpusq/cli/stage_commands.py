@@ -113,10 +113,23 @@ def build(
     from gpusq.cli.output import refusals
 
     with refusals(json):
-        if (Path(artifact) / "bundle.json").is_file():
-            _finish(Path(artifact), out, json)
+        bundle = _bundle_of(artifact, store)
+        if bundle is not None:
+            _finish(bundle, out, json)
             return
     _run(Build(), artifact, options, store, "", quiet, wait, json)
+
+
+def _bundle_of(reference: str, store: Path) -> Path | None:
+    """The directory of a bundle, named by its path or as an artifact of the store; None for anything else."""
+    if (Path(reference) / "bundle.json").is_file():
+        return Path(reference)
+    if not store.is_dir():
+        return None
+    from gpusq.cli.options import open_store
+
+    found = open_store(store).resolve(reference)
+    return found.path if found.kind == "bundle" else None
 
 
 def _finish(bundle: Path, out: Path | None, json: bool) -> None:

@@ -94,7 +94,7 @@ class Build(Stage):
         runtime: str = self.runtime
         context.progress(self.name, 0, None, f"CPU engine, runtime {self.runtime}")
         if self.runtime == "auto":
-            image = _samples(samples)[0][:1]
+            image = _samples(samples)[0][:4]  # neither the smallest batch nor a large one decides alone
             timer = partial(time_interleaved, warmup=2, min_repeats=10, max_seconds=CHOICE_S)
             choice = choose_cpu(onnx, out, sample=image, threads=cpu_threads(), time_interleaved=timer)
             runtime = choice.runtime

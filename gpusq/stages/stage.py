@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gpusq.errors import CheckError, StageOrderError, UsageError
+from gpusq.errors import CheckError, StageOrderError, TamperedArtifactError, UsageError
 from gpusq.stages.processes import Processes
 
 if TYPE_CHECKING:
@@ -149,12 +149,24 @@ def run_stage(stage: Stage, parent: Artifact | None, context: Context) -> Done:
         found = context.store.find(key)
         context.processes.barrier()  # nobody publishes before everybody has looked
         if found is not None:
+            _check_whole(found)
             return Done(found, True, time.perf_counter() - started)
         context.progress(stage.name, 0, None, "starting")
         stage.requires(parent, context)
         artifact = _make(stage, parent, key, facts, context)
     context.progress(stage.name, 1, 1, "sealed")
     return Done(artifact, False, time.perf_counter() - started)
+
+
+def _check_whole(found: Artifact) -> None:
+    """Re-hash an artifact before it is used again. Raises TamperedArtifactError."""
+    problems = found.verify()
+    if problems:
+        raise TamperedArtifactError(
+            f"{found.path} is not what was sealed",
+            got="; ".join(problems[:3]),
+            do="remove that directory and run the same command again to rebuild it",
+        )
 
 
 def _key_of(stage: Stage, parent: Artifact | None, context: Context) -> tuple[str, dict[str, Any]]:

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpusq.artifacts import Artifact, Store
-from gpusq.errors import ArtifactError, CheckError, StageOrderError, UsageError
+from gpusq.errors import ArtifactError, CheckError, StageOrderError, TamperedArtifactError, UsageError
 from gpusq.stages import Build, Export, Intake, Prune, Qat, Train
 from gpusq.stages.processes import Processes
 from gpusq.stages.stage import Context, Stage, parameter, run_stage, toolchain
-from tests.chain import Chain, tree
+from tests.chain import Chain, run_chain, tree
 
 ALL = (Intake, Train, Prune, Qat, Export, Build)
 SMALL = {"batch_size": 16, "calibration_images": 16}
@@ -214,3 +214,14 @@ def test_a_parent_s_place_counts_nothing(chain: Chain, tmp_path: Path) -> None:
     parent = moved.resolve(chain.artifact("intake").digest)
     again = run_stage(replace(chain.recipe.prune), parent, chain.context(moved))
     assert again.reused
+
+
+def test_an_artifact_with_changed_bytes_is_not_used_again(chain: Chain, tmp_path: Path) -> None:
+    chain.copy(tmp_path / "store")
+    (sparse,) = (tmp_path / "store" / "artifacts").glob("sparse-*")
+    weights = sparse / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    with pytest.raises(TamperedArtifactError, match=r"weights\.safetensors"):
+        run_chain(tmp_path / "store", chain.recipe)

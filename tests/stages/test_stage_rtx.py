@@ -25,5 +25,5 @@ def test_the_tensorrt_check_is_real(chain: Chain, tmp_path: Path) -> None:
         assert (dump["ok"], dump["errors"]) == (True, [])
         assert {layer_of(node) for node in dump["int8_gemms"]} == quantized
         assert dump["fused_attention"] == summary["fused_attention"] == 2
-        assert summary["int8_gemms"] == 13
+        assert summary["int8_layers"] == summary["quantized_layers"] == 13
     assert {s["capability"] for s in made.manifest.facts["rtx"]} == {"8.0", "8.6"}

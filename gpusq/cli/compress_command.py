@@ -55,6 +55,7 @@ def compress(
 
     with refusals(json):
         wanted = _recipe(recipe, model, data, target, settings, classes)
+        _check_places(html, report)
         with run_context(store, wanted.data, quiet, wait) as context:
             from gpusq.pipeline import compress as run
 
@@ -83,6 +84,20 @@ def _recipe(
         if not getattr(recipe, name):
             raise UsageError(f"compress needs a {name}", do=f"give --{name}, or [{name}] source in a recipe")
     return recipe
+
+
+def _check_places(*files: Path | None) -> None:
+    """Refuse a report that could not be written at the end, before the work begins."""
+    import os
+
+    from gpusq.errors import UsageError
+
+    for file in files:
+        if file is None:
+            continue
+        place = next(p for p in (file, *file.absolute().parents) if p.exists())
+        if file.is_dir() or not os.access(place, os.W_OK) or (place != file and not place.is_dir()):
+            raise UsageError(f"{file} can be written", got=f"{place} does not allow it", do="choose another path")
 
 
 def _write(result: Compressed, html: Path | None, report: Path | None) -> None:

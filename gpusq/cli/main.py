@@ -8,11 +8,13 @@ order or target; 3 data; 4 model; 5 artifact; 6 store; 7 a stage's own check; 8 
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated
 
 import typer
 
 from gpusq.cli import artifact_commands, compress_command, data_commands, machine_commands, stage_commands
+from gpusq.errors import UsageError
 
 EPILOG = (
     "Exit codes: 0 done, 1 a check found a problem, 2 usage, 3 data, 4 model, 5 artifact, 6 store, 7 stage check, "
@@ -62,4 +64,25 @@ def run() -> None:
     the core from the one it waits for, which on a busy machine costs far more than waking up does.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is first imported
-    app()
+    if "--json" in sys.argv[1:]:
+        _run_for_machines()
+    else:
+        app()
+
+
+def _run_for_machines() -> None:
+    """The commands with their usage errors as the same JSON object as every other refusal."""
+    from gpusq.cli.output import INTERRUPTED, refusals
+
+    # typer brings its own copy of click from 0.16 on; its exceptions are found through a class that it exports
+    refused: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+    with refusals(as_json=True):
+        try:
+            code = app(standalone_mode=False)
+        except refused as error:
+            got = str(getattr(error, "message", "") or error)
+            raise UsageError("the command line is understood", got=got, do="see the command's --help") from error
+        except typer.Abort:
+            raise SystemExit(INTERRUPTED) from None
+    raise SystemExit(code if isinstance(code, int) else 0)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +21,34 @@ def test_waiting_threads_do_not_spin_unless_told_to(
     else:
         monkeypatch.setenv("OMP_WAIT_POLICY", before)
     seen: list[str | None] = []
+    monkeypatch.setattr(sys, "argv", ["gpusq"])
     monkeypatch.setattr(main, "app", lambda: seen.append(os.environ.get("OMP_WAIT_POLICY")))
     main.run()
     assert seen == [after]
+
+
+@pytest.mark.parametrize(
+    "line", ["bogus --json", "compress --nope --json", "prune --json", "build x --max-batch z --json"]
+)
+def test_a_command_line_that_does_not_parse_is_a_json_object_for_machines(
+    line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpusq", *line.split()])
+    with pytest.raises(SystemExit) as ended:
+        main.run()
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert ended.value.code == error["exit_code"] == 2
+    assert error["type"] == "UsageError"
+    assert error["got"]
+
+
+def test_a_report_that_could_not_be_written_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    line = f"compress --model new:vit-test --data digits --store {tmp_path}/store --html {tmp_path}/file/r.html --json"
+    monkeypatch.setattr(sys, "argv", ["gpusq", *line.split()])
+    with pytest.raises(SystemExit):
+        main.run()
+    assert "can be written" in json.loads(capsys.readouterr().out)["error"]["what"]
+    assert not (tmp_path / "store").exists()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gpusq.data.imageset import Pixels, fingerprint_of
+from gpusq.data.imageset import Pixels, Task, fingerprint_of
 from gpusq.errors import DataError
 
 
@@ -20,6 +20,7 @@ class ArraySet:
     """
 
     supervised = True
+    task: Task = "classification"
 
     def __init__(
         self,

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpusq.data.imageset import ImageSet
+from gpusq.data.imageset import ImageSet, Task, task_of
 from gpusq.errors import ClassMismatchError
 
 NAMED = 5
+ORDER: dict[Task, str] = {
+    "classification": (
+        "name the class folders as the model does, and give the model its classes in the order of the names"
+    ),
+    "detection": (
+        "give the annotations the model's classes in the model's order: by category id in COCO files, one name a line "
+        "in classes.txt for Pascal VOC"
+    ),
+}
 
 
 def class_check(imageset: ImageSet, classes_of_model: Sequence[str]) -> None:
@@ -22,15 +31,24 @@ def class_check(imageset: ImageSet, classes_of_model: Sequence[str]) -> None:
     if len(have) != len(head):
         raise ClassMismatchError(
             f"{imageset.name} has {len(have)} classes and the model's head {len(head)}",
-            do=f"give images in {len(head)} class folders, or a model with {len(have)} classes; "
-            "images without labels go in one flat folder",
+            do=_to_fit(imageset, len(have), len(head)),
         )
     if have != head and set(have) & set(head):
         raise ClassMismatchError(
             f"{imageset.name} and the model both have {len(have)} classes, but not the same",
             got=_difference(have, head),
-            do="name the class folders as the model does, and give the model its classes in the order of the names",
+            do=ORDER[task_of(imageset)],
         )
+
+
+def _to_fit(imageset: ImageSet, have: int, head: int) -> str:
+    """What to do about another number of classes."""
+    if task_of(imageset) == "detection":
+        return f"annotate {head} classes, or give a model with {have}; a head's 'no object' is none of its classes"
+    return (
+        f"give images in {head} class folders, or a model with {have} classes; "
+        "images without labels go in one flat folder"
+    )
 
 
 def _difference(have: list[str], head: list[str]) -> str:

@@ -26,6 +26,7 @@ SUFFIXES = frozenset(
         *(".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
     )
 )
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 WIDE_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # otherwise its messages go to the terminal of any program
@@ -50,6 +51,27 @@ def read_rgb(path: Path) -> Pixels:
             ImageOps.exif_transpose(image, in_place=True)
             return _rgb(image)
     except Exception as error:  # damaged files raise nearly anything inside a decoder
+        raise UnreadableImageError(f"{path} cannot be read", got=f"{type(error).__name__}: {error}") from error
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """(height, width) of the picture that read_rgb gives, from the head of the file alone.
+
+    Raises UnreadableImageError for anything that has no such head; MissingExtraError without Pillow.
+    """
+    try:
+        from PIL import ExifTags, Image
+    except ImportError as error:
+        raise MissingExtraError("pillow", "host", "reading image files") from error
+    if not path.is_file():
+        raise UnreadableImageError(f"{path} cannot be read", got="no regular file")
+    formats = _formats()
+    try:
+        with quiet_pillow(), path.open("rb") as file, Image.open(file, formats=formats) as image:
+            width, height = image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
+            return (width, height) if turned else (height, width)
+    except Exception as error:  # as above
         raise UnreadableImageError(f"{path} cannot be read", got=f"{type(error).__name__}: {error}") from error
 
 

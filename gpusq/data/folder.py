@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpusq.data.decoding import SUFFIXES, read_rgb
-from gpusq.data.imageset import DataSpec, Pixels, UnreadableImageError, fingerprint_of
+from gpusq.data.imageset import DataSpec, Pixels, Task, UnreadableImageError, fingerprint_of
 from gpusq.data.threads import map_in_threads
 from gpusq.errors import ClassMismatchError, EmptyDataError
 
@@ -39,6 +39,8 @@ class FolderSet:
     on_hash: called with (files done, files) about every second while fingerprint() reads the files, in its thread.
     """
 
+    task: Task = "classification"
+
     def __init__(self, name: str, split: str, classes: tuple[str, ...], files: Sequence[ImageFile]) -> None:
         self.name, self.split, self.classes = name, split, classes
         self.supervised = bool(classes)
@@ -66,9 +68,13 @@ class FolderSet:
         """Hex sha256 over the list of classes, every id and every byte of every file; read once, in several threads."""
         if self._fingerprint is None:
             hashes = map_in_threads(_sha256_or_marker, [file.path for file in self._files], self._hash_reporter())
-            names = ("" if file.label is None else self.classes[file.label] for file in self._files)
+            names = map(self._label_text, self._files)
             self._fingerprint = fingerprint_of(zip(self.ids, hashes, names, strict=True), self.classes)
         return self._fingerprint
+
+    def _label_text(self, file: ImageFile) -> str:
+        """What the fingerprint says of the label, on one line."""
+        return "" if file.label is None else self.classes[file.label]
 
     def _hash_reporter(self) -> Callable[[int], None]:
         """Tells `on_hash` every HASH_REPORT_S, and at the end where it was told before."""
@@ -124,7 +130,12 @@ def _two_folders(name: str, root: Path, test: Path) -> DataSpec:
 
 
 def _split_by_hash(name: str, classes: tuple[str, ...], files: list[ImageFile]) -> DataSpec:
-    """At least one image on each side where there are two or more."""
+    train, test = split_files(files)
+    return DataSpec(name, FolderSet(name, "train", classes, train), FolderSet(name, "test", classes, test))
+
+
+def split_files(files: Sequence[ImageFile]) -> tuple[list[ImageFile], list[ImageFile]]:
+    """(train, test) by the sha256 of the ids; at least one image on each side where there are two or more."""
     ordered = sorted(files, key=lambda file: (_hash_of(file.id), file.id))
     border = int(TEST_SHARE * 2**256).to_bytes(32, "big")
     tests = sum(_hash_of(file.id) < border for file in ordered)
@@ -133,13 +144,13 @@ def _split_by_hash(name: str, classes: tuple[str, ...], files: list[ImageFile]) 
     test, train = ordered[:tests], ordered[tests:]
     if not train:  # a single image
         train, test = test, train
-    return DataSpec(name, FolderSet(name, "train", classes, train), FolderSet(name, "test", classes, test))
+    return train, test
 
 
 def _scan(folder: Path, root: Path) -> tuple[tuple[str, ...], list[ImageFile]]:
     """(class names, files) below `folder`; ids are relative to `root`. Class folders without images do not count."""
     loose = [p for p in _visible(folder) if p.suffix.lower() in SUFFIXES and not p.is_dir()]
-    found = {one_line(p.name): list(_images_below(p)) for p in _visible(folder) if p.is_dir()}
+    found = {one_line(p.name): list(images_below(p)) for p in _visible(folder) if p.is_dir()}
     classes = tuple(sorted(name for name, paths in found.items() if paths))
     if classes and loose:
         raise ClassMismatchError(
@@ -159,7 +170,7 @@ def _visible(folder: Path) -> list[Path]:
     return [p for p in folder.iterdir() if not p.name.startswith(".")]
 
 
-def _images_below(folder: Path) -> Iterator[Path]:
+def images_below(folder: Path) -> Iterator[Path]:
     """Image files at any depth, hidden ones and linked folders left out."""
     for place, folders, names in os.walk(folder):
         folders[:] = [f for f in folders if not f.startswith(".")]

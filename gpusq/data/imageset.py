@@ -6,14 +6,16 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpusq.data.boxes import Boxes
 from gpusq.errors import DataError
 
 Pixels = NDArray[np.uint8]
+Task = Literal["classification", "detection"]
 
 
 class UnreadableImageError(DataError):
@@ -25,7 +27,8 @@ class ImageSet(Protocol):
     """One split of a data set. Image i has the id ids[i]; the order is the same on every machine.
 
     name: of the data set. split: "train" or "test". classes: names in the order of the labels, () without labels.
-    supervised: whether every image has a label.
+    supervised: whether every image has a label, or was looked at for boxes. A set with boxes in place of labels is a
+    DetectionSet; see task_of.
     """
 
     @property
@@ -46,7 +49,7 @@ class ImageSet(Protocol):
     def __len__(self) -> int: ...
 
     def label(self, index: int) -> int | None:
-        """0 .. len(classes) - 1, None without labels."""
+        """0 .. len(classes) - 1, None without labels and for detection."""
         ...
 
     def image(self, index: int) -> Pixels:
@@ -60,6 +63,23 @@ class ImageSet(Protocol):
     def fingerprint(self) -> str:
         """Hex sha256 over every id, content hash and class, and the list of classes: what label i means counts too."""
         ...
+
+
+@runtime_checkable
+class DetectionSet(ImageSet, Protocol):
+    """An image set with boxes; its task is "detection"."""
+
+    @property
+    def task(self) -> Task: ...
+
+    def boxes(self, index: int) -> Boxes:
+        """The objects of image `index`; none at all where the set is not supervised."""
+        ...
+
+
+def task_of(imageset: ImageSet) -> Task:
+    """What the labels of a set are for; a set that does not say is for classification."""
+    return imageset.task if isinstance(imageset, DetectionSet) else "classification"
 
 
 @dataclass(frozen=True)

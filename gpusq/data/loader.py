@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpusq.data.array_set import ArraySet
-from gpusq.data.imageset import ImageSet, Pixels, UnreadableImageError
+from gpusq.data.boxes import Boxes
+from gpusq.data.imageset import DetectionSet, ImageSet, Pixels, UnreadableImageError
 from gpusq.data.preprocess import Float32, Preprocess
 from gpusq.data.threads import map_in_threads
 from gpusq.errors import CorruptImagesError, DataError
@@ -25,14 +26,17 @@ ABSENT = -1
 class Batch:
     """Images in the order asked for, without the unreadable ones.
 
-    pixel_values: float32 [B, C, H, W]. labels: int64 [B], None for images without labels. ids: B names.
-    skipped: ids of the unreadable images that were asked for.
+    pixel_values: float32 [B, C, H, W]. labels: int64 [B], None for images without labels and for detection. ids: B
+    names. skipped: ids of the unreadable images that were asked for. targets: the boxes of the B images, crowds among
+    them; None for classification and for images nobody has annotated. They are shares of the image, so they hold
+    for the resized pixels: the resize takes each side by itself.
     """
 
     pixel_values: Float32
     labels: NDArray[np.int64] | None
     ids: tuple[str, ...]
     skipped: tuple[str, ...]
+    targets: tuple[Boxes, ...] | None = None
 
 
 class Loader:
@@ -64,7 +68,7 @@ class Loader:
         return _Cache(len(self.imageset), (1 if grey else 3, *self.preprocess.size), cache_bytes)
 
     def _all_labels(self) -> NDArray[np.int64] | None:
-        if not self.imageset.supervised:
+        if not self.imageset.supervised or isinstance(self.imageset, DetectionSet):
             return None
         return np.array([self.imageset.label(i) for i in range(len(self.imageset))], np.int64)
 
@@ -98,7 +102,12 @@ class Loader:
     def _pack(self, pixels: Pixels, kept: NDArray[np.int64], skipped: tuple[str, ...]) -> Batch:
         labels = None if self._labels is None else self._labels[kept]
         ids = tuple(self.imageset.ids[i] for i in kept.tolist())
-        return Batch(self.preprocess.normalised(pixels), labels, ids, skipped)
+        return Batch(self.preprocess.normalised(pixels), labels, ids, skipped, self._targets(kept))
+
+    def _targets(self, kept: NDArray[np.int64]) -> tuple[Boxes, ...] | None:
+        if not self.imageset.supervised or not isinstance(self.imageset, DetectionSet):
+            return None
+        return tuple(self.imageset.boxes(i) for i in kept.tolist())
 
     def _pixels(self, wanted: NDArray[np.int64]) -> dict[int, Pixels]:
         """Index -> uint8 [c, H, W] for the readable images; c is 1 where all images are grey."""

@@ -9,6 +9,8 @@ GpusqError
 |   |-- EmptyDataError               a folder that is missing or holds no images
 |   |-- CorruptImagesError           more unreadable images than the tolerance
 |   |-- ClassMismatchError           the classes of the data do not match the head of the model
+|   |-- TableError                   a table of rows that is empty, mistyped or lacks a column
+|   |-- AnnotationError              annotations that do not parse, or do not fit the images beside them
 |   `-- CalibrationManifestError     a manifest that does not parse or does not match the data
 |-- ModelError (exit 4)
 |   |-- UnsupportedModelError        a model that cannot be loaded, rebuilt or traced
@@ -25,8 +27,12 @@ GpusqError
 |   |-- SparsityCheckError           a pruned layer is not n:m in the file that ships
 |   |-- ParityError                  two forms of one model disagree
 |   |-- SignatureError               names, shapes or types differ from the frozen signature
-|   `-- LintError                    an operator or type that the engine builder refuses
+|   |-- LintError                    an operator or type that the engine builder refuses
+|   |-- SparseShareError             less of the engine runs 2:4 kernels than was required, or it cannot be shown
+|   `-- PrecisionError               an engine that runs in another precision than its graph asks for
 |-- EngineError (exit 8)             building, loading or running an engine failed
+|   |-- BuildMemoryError             the build ran out of memory, of the device or of the host
+|   `-- UnsupportedNodeError         a node that the builder cannot parse or has no kernel for
 `-- MissingExtraError (exit 9)       an optional library is needed; carries the pip line
 """
 
@@ -94,6 +100,14 @@ class CorruptImagesError(DataError):
 
 class ClassMismatchError(DataError):
     """The classes of the data do not match the head of the model."""
+
+
+class TableError(DataError):
+    """A table of rows that is empty, mistyped or lacks a column; names file, row and column."""
+
+
+class AnnotationError(DataError):
+    """Annotations that do not parse, or do not fit the images beside them."""
 
 
 class CalibrationManifestError(DataError):
@@ -172,10 +186,26 @@ class LintError(CheckError):
     """An operator or type that the engine builder refuses."""
 
 
+class SparseShareError(CheckError):
+    """Less of the engine runs 2:4 kernels than was required, or it cannot be shown."""
+
+
+class PrecisionError(CheckError):
+    """An engine that runs in another precision than its graph asks for."""
+
+
 class EngineError(GpusqError):
     """Building, loading or running an engine failed."""
 
     exit_code = 8
+
+
+class BuildMemoryError(EngineError):
+    """The build ran out of memory, of the device or of the host."""
+
+
+class UnsupportedNodeError(EngineError):
+    """A node that the builder cannot parse or has no kernel for."""
 
 
 class MissingExtraError(GpusqError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gpusq.engines.runner import Float32, check_batch, no_engine
+from gpusq.engines.runner import Float32, check_batch, main_output, no_engine
 from gpusq.errors import EngineError, MissingExtraError
 
 FILE = "model.onnx"
@@ -25,13 +25,18 @@ class OnnxRuntimeRunner:
     def __init__(self, session: Any) -> None:
         self._session = session
         self._input = session.get_inputs()[0]
+        self._size = self._input.shape[0] if isinstance(self._input.shape[0], int) else None
         self._shape = tuple(self._input.shape[1:])
+        self._names = [output.name for output in session.get_outputs()]
+
+    def outputs(self, pixel_values: Float32) -> dict[str, Float32]:
+        """[B, C, H, W] float32 -> {output name: [B, ...]}."""
+        batch = check_batch(pixel_values, self._shape, self.name, self._size)
+        return dict(zip(self._names, self._session.run(self._names, {self._input.name: batch}), strict=True))
 
     def run(self, pixel_values: Float32) -> Float32:
-        """[B, C, H, W] float32 -> [B, classes] float32."""
-        batch = check_batch(pixel_values, self._shape, self.name)
-        logits: Float32 = self._session.run(None, {self._input.name: batch})[0]
-        return logits
+        """[B, C, H, W] float32 -> the logits, [B, classes] or [B, queries, classes] float32."""
+        return main_output(self.outputs(pixel_values))
 
 
 def build(onnx_model: bytes, directory: Path) -> None:
@@ -65,6 +70,6 @@ def load_bytes(onnx_model: bytes, threads: int, where: str = "the ONNX model") -
         )
     except Exception as error:
         raise no_engine(where, FILE, error) from error
-    if len(session.get_inputs()) != 1 or len(session.get_outputs()) != 1:
-        raise EngineError(f"{where}: one input and one output were expected")
+    if len(session.get_inputs()) != 1 or not session.get_outputs():
+        raise EngineError(f"{where}: one input and at least one output were expected")
     return OnnxRuntimeRunner(session)

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-from gpusq.engines.runner import Float32, check_batch, no_engine
+from gpusq.engines.runner import Float32, check_batch, main_output, no_engine
 from gpusq.errors import EngineError, MissingExtraError
 
 GRAPH, WEIGHTS = "engine.xml", "engine.bin"
@@ -24,15 +24,21 @@ class OpenVinoRunner:
 
     def __init__(self, core: Any, model: Any, threads: int) -> None:
         self._core, self._model, self._threads = core, model, threads
-        self._shape = tuple(dimension.get_length() for dimension in list(model.input(0).partial_shape)[1:])
+        size, *shape = model.input(0).partial_shape
+        self._size = None if size.is_dynamic else size.get_length()
+        self._shape = tuple(dimension.get_length() for dimension in shape)
+        self._names = [output.get_any_name() for output in model.outputs]
         self._requests: OrderedDict[int, Any] = OrderedDict()
 
+    def outputs(self, pixel_values: Float32) -> dict[str, Float32]:
+        """[B, C, H, W] float32 -> {output name: [B, ...]}, fresh arrays."""
+        batch = check_batch(pixel_values, self._shape, self.name, self._size)
+        found = self._request(len(batch)).infer({0: batch}, share_inputs=True)
+        return {name: found[position].copy() for position, name in enumerate(self._names)}
+
     def run(self, pixel_values: Float32) -> Float32:
-        """[B, C, H, W] float32 -> [B, classes] float32, a fresh array."""
-        batch = check_batch(pixel_values, self._shape, self.name)
-        request = self._request(len(batch))
-        logits: Float32 = request.infer({0: batch}, share_inputs=True)[0].copy()
-        return logits
+        """[B, C, H, W] float32 -> the logits, [B, classes] or [B, queries, classes] float32, a fresh array."""
+        return main_output(self.outputs(pixel_values))
 
     def _request(self, size: int) -> Any:
         if size not in self._requests:
@@ -91,8 +97,8 @@ def load(directory: Path, threads: int) -> OpenVinoRunner:
         model = core.read_model((directory / GRAPH).read_bytes(), (directory / WEIGHTS).read_bytes())
     except RuntimeError as error:
         raise no_engine(directory, GRAPH, error) from error
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise EngineError(f"{directory / GRAPH}: one input and one output were expected")
+    if len(model.inputs) != 1 or not model.outputs:
+        raise EngineError(f"{directory / GRAPH}: one input and at least one output were expected")
     return OpenVinoRunner(core, model, threads)
 
 

@@ -1,4 +1,4 @@
-"""What every engine on this host can do: take a batch of images, give logits."""
+"""What every engine on this host can do: take a batch of images, give its outputs by name."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from gpusq.errors import EngineError
 
 Float32 = NDArray[np.float32]
+LOGITS = "logits"
 
 
 class Runner(Protocol):
@@ -18,13 +19,23 @@ class Runner(Protocol):
 
     name: str
 
+    def outputs(self, pixel_values: Float32) -> dict[str, Float32]:
+        """pixel_values [B, C, H, W] float32 -> {output name: [B, ...]}, fresh arrays in the model's order.
+
+        Raises EngineError for another input.
+        """
+        ...
+
     def run(self, pixel_values: Float32) -> Float32:
-        """pixel_values [B, C, H, W] float32 -> logits [B, classes] float32. Raises EngineError for another input."""
+        """The logits alone, of a classifier [B, classes], of a detector [B, Q, K']; the first output where none is."""
         ...
 
 
-def check_batch(pixel_values: Float32, shape: tuple[int, ...], engine: str) -> Float32:
-    """The batch, contiguous. shape: (C, H, W) of the model. Raises EngineError for another shape or type."""
+def check_batch(pixel_values: Float32, shape: tuple[int, ...], engine: str, size: int | None = None) -> Float32:
+    """The batch, contiguous. shape: (C, H, W) of the model; size: the one batch size it takes, None for any.
+
+    Raises EngineError for another shape or type.
+    """
     if pixel_values.dtype != np.float32 or pixel_values.ndim != 4 or pixel_values.shape[1:] != shape:
         raise EngineError(
             f"{engine}: a float32 batch of shape [B, {', '.join(map(str, shape))}] was expected",
@@ -33,7 +44,18 @@ def check_batch(pixel_values: Float32, shape: tuple[int, ...], engine: str) -> F
         )
     if not len(pixel_values):
         raise EngineError(f"{engine}: at least one image was expected", got="an empty batch")
+    if size not in (None, len(pixel_values)):
+        raise EngineError(
+            f"{engine}: a batch of {size} was expected, the one size that the model was exported for",
+            got=str(len(pixel_values)),
+            do=f"give {size} images at a time, or export the model with a dynamic batch",
+        )
     return np.ascontiguousarray(pixel_values)
+
+
+def main_output(outputs: dict[str, Float32]) -> Float32:
+    """The logits; of a model that gives none, its first output."""
+    return outputs[LOGITS] if LOGITS in outputs else next(iter(outputs.values()))
 
 
 def no_engine(directory: object, file: str, cause: BaseException | None = None) -> EngineError:

@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import gpusq
 from gpusq.engines.rtx_layers import RtxCheck, parse_layers
@@ -82,56 +81,21 @@ def _died(directory: Path, capability: str, how: str, stderr: bytes) -> EngineEr
 
 def build(onnx_path: Path, capability: str, profile: Profile, log_path: Path) -> RtxCheck:
     """Build in this process; INFO and worse are also written to `log_path`, line by line, for a post-mortem."""
-    import tensorrt_rtx as trt
+    from gpusq.engines.tensorrt import PlanOptions, build_plan, load_library
 
+    start = time.monotonic()
     with log_path.open("w", buffering=1) as log_file:
-        log = _logger(trt, log_file)
-        start = time.monotonic()
-        builder = trt.Builder(log)
-        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-        parser = trt.OnnxParser(network, log)
-        if not parser.parse(onnx_path.read_bytes()):
-            errors = tuple(parser.get_error(i).desc() for i in range(parser.num_errors))
-            return RtxCheck(capability, False, time.monotonic() - start, 0, errors=errors or tuple(log.errors))
-        config = _config(trt, builder, capability, profile)
-        plan = builder.build_serialized_network(network, config)
-        seconds = time.monotonic() - start
-        size = 0 if plan is None else int(plan.nbytes)
-        return RtxCheck(capability, bool(size), seconds, size, parse_layers(log.dump), tuple(log.errors))
-
-
-def _config(trt: Any, builder: Any, capability: str, profile: Profile) -> Any:
-    config = builder.create_builder_config()
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(getattr(trt.ComputeCapability, "SM" + capability.replace(".", "")), 0)
-    config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # puts the layer dump into the log
-    if profile:
-        shapes = builder.create_optimization_profile()
-        for name, three in profile.items():
-            shapes.set_shape(name, *three)
-        config.add_optimization_profile(shapes)
-    return config
-
-
-def _logger(trt: Any, log_file: Any) -> Any:
-    class Log(trt.ILogger):  # type: ignore[misc]
-        """Keeps the layer dump and the errors, writes the rest down."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.dump = ""
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if message.startswith("Layers:"):
-                self.dump = message
-            elif severity != trt.ILogger.VERBOSE:
-                log_file.write(message + "\n")
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self.errors.append(message)
-
-    return Log()
+        options = PlanOptions(profiles=(profile,) if profile else (), compute_capabilities=(capability,))
+        try:
+            built = build_plan(
+                load_library("tensorrt-rtx"),
+                onnx_path.read_bytes(),
+                options,
+                on_message=lambda message: log_file.write(message + "\n"),
+            )
+        except EngineError as error:
+            return RtxCheck(capability, False, time.monotonic() - start, 0, errors=(f"{error.what}: {error.got}",))
+    return RtxCheck(capability, True, built.seconds, len(built.plan), parse_layers(built.layer_dump))
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -129,3 +129,57 @@ def test_the_room_imports_without_torch_and_runtimes() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
     )
     assert done.stdout.strip() == "[]"
+
+
+def detector_model(batch: int | str = "batch") -> bytes:
+    """pixel_values [batch, 3, 4, 4] -> boxes [batch, 6, 4], logits [batch, 6, 2], in this order."""
+    nodes = [
+        onnx.helper.make_node("Reshape", ["pixel_values", "six"], ["rows"]),
+        onnx.helper.make_node("Sigmoid", ["rows"], ["whole"]),
+        onnx.helper.make_node("Slice", ["whole", "zero", "four", "axis"], ["boxes"]),
+        onnx.helper.make_node("Slice", ["rows", "four", "six_only", "axis"], ["logits"]),
+    ]
+    integers = {"six": [0, 6, 8], "zero": [0], "four": [4], "six_only": [6], "axis": [2]}
+    initializers = [onnx.numpy_helper.from_array(np.int64(value), name) for name, value in integers.items()]
+    border = {"pixel_values": (3, 4, 4), "boxes": (6, 4), "logits": (6, 2)}
+    values = {
+        k: onnx.helper.make_tensor_value_info(k, onnx.TensorProto.FLOAT, [batch, *shape]) for k, shape in border.items()
+    }
+    graph = onnx.helper.make_graph(
+        nodes, "g", [values["pixel_values"]], [values["boxes"], values["logits"]], initializers
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
+    return model.SerializeToString(deterministic=True)
+
+
+@EACH_ENGINE
+def test_every_output_has_its_name(engine: ModuleType, images: np.ndarray, tmp_path: Path) -> None:
+    engine.build(detector_model(), tmp_path)
+    runner = engine.load(tmp_path, threads=1)
+    rows = images.reshape(6, 6, 8)
+    for stop in (6, 1):
+        found = runner.outputs(images[:stop])
+        assert list(found) == ["boxes", "logits"]
+        assert np.allclose(found["boxes"], 1 / (1 + np.exp(-rows[:stop, :, :4])), atol=1e-6)
+        assert np.array_equal(found["logits"], rows[:stop, :, 4:6])
+        assert np.array_equal(runner.run(images[:stop]), found["logits"])
+
+
+@EACH_ENGINE
+def test_a_fixed_batch_takes_no_other(engine: ModuleType, images: np.ndarray, tmp_path: Path) -> None:
+    engine.build(detector_model(2), tmp_path)
+    runner = engine.load(tmp_path, threads=1)
+    assert runner.outputs(images[:2])["boxes"].shape == (2, 6, 4)
+    with pytest.raises(EngineError, match="batch of 2"):
+        runner.outputs(images[:3])
+
+
+@EACH_ENGINE
+def test_a_model_without_logits_runs_as_its_first_output(
+    engine: ModuleType, images: np.ndarray, tmp_path: Path
+) -> None:
+    proto = onnx.load_from_string(detector_model())
+    proto.graph.node[-1].output[0] = proto.graph.output[1].name = "masks"
+    engine.build(proto.SerializeToString(), tmp_path)
+    runner = engine.load(tmp_path, threads=1)
+    assert np.array_equal(runner.run(images), runner.outputs(images)["boxes"])

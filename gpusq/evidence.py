@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from gpusq.finishing.rows import form_of, variant_of
 from gpusq.scoring import accuracy_of
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from gpusq.reports import Accuracy, LayerTime, Row
     from gpusq.stages.stage import Context
     from gpusq.targets import Target
-    from gpusq.workload import Layer
 
 BATCHES = (1, 8, 32)
 """Batch sizes of every report."""
@@ -185,17 +185,6 @@ def _shared_fields(artifact: Artifact, target: Target, accuracy: Accuracy | None
 def base_dtype(target: Target) -> Any:
     """What a layer that is not quantized runs in: fp16 on a GPU, fp32 on a CPU."""
     return "fp16" if target.is_gpu else "fp32"
-
-
-def form_of(layers: Sequence[Layer], base: str) -> tuple[str, str]:
-    """(precision, sparsity) of the prunable GEMMs: int8 and 2:4 where any layer is."""
-    return ("int8" if any(x.int8 for x in layers) else base, "2:4" if any(x.sparse for x in layers) else "dense")
-
-
-def variant_of(layers: Sequence[Layer], base: str) -> str:
-    """The form in one word, as in "sparse-int8" or "dense-fp16"."""
-    precision, sparsity = form_of(layers, base)
-    return f"{'dense' if sparsity == 'dense' else 'sparse'}-{precision}"
 
 
 def layer_times(artifact: Artifact, target: Target, batch: int) -> list[LayerTime]:

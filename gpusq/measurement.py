@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from gpusq.errors import StageOrderError, TamperedArtifactError
+from gpusq.engines.compatibility import is_device_engine
+from gpusq.errors import StageOrderError, TamperedArtifactError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,9 +24,18 @@ SLOW_CALL_S = 0.5
 
 
 def open_engine(artifact: Artifact, threads: int | None = None) -> Runner:
-    """A runner for a sealed CPU engine. Raises TamperedArtifactError before any engine byte is parsed."""
+    """A runner for a sealed engine: of this CPU, or of the GPU at hand.
+
+    Raises TamperedArtifactError before any engine byte is parsed, EngineError for a GPU engine that does not run here.
+    """
     if artifact.kind != "engine":
         raise StageOrderError("only an engine can be run", got=artifact.kind, do="`gpusq build --target cpu` makes one")
+    if is_device_engine(artifact):
+        from gpusq.device_measurement import open_on_device
+        from gpusq.engines.device_runner import DeviceRunner
+
+        engine, machine, gpu = open_on_device(artifact)
+        return DeviceRunner(engine, f"{machine.builder} {machine.trt.__version__} on {gpu.device.name}")
     problems = artifact.verify()
     if problems:
         raise TamperedArtifactError(
@@ -78,9 +88,18 @@ def _counts(calls: Mapping[str, Callable[[], object]]) -> tuple[int, int]:
 def bench_engines(
     engines: Sequence[Artifact], batches: tuple[int, ...], threads: int | None, seconds: float
 ) -> dict[str, Any]:
-    """Rows (engine, runtime, batch, percentiles, throughput) and the conditions of the run."""
+    """Rows (engine, runtime, batch, percentiles, throughput) and the conditions of the run.
+
+    threads: of CPU engines. Raises UsageError for engines of a GPU and of a CPU in one run.
+    """
     from gpusq.latency import host_conditions
 
+    if any(map(is_device_engine, engines)):
+        if not all(map(is_device_engine, engines)):
+            raise UsageError("engines that are timed in turn run on one device", got="a GPU engine and a CPU engine")
+        from gpusq.device_measurement import bench_on_device
+
+        return bench_on_device(engines, batches, seconds)
     rows = []
     for batch in batches:
         for digest, timing in time_engines(engines, batch, threads, seconds).items():

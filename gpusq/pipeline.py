@@ -16,10 +16,12 @@ from gpusq.stages.stage import Context, Done, run_stage
 if TYPE_CHECKING:
     from gpusq.artifacts import Artifact, Store
     from gpusq.recipe import Recipe
-    from gpusq.reports import LayerTime, Lineage, Report, Row
+    from gpusq.reports import LayerTime, Lineage, Picture, Report, Row, Sweep
 
 SOURCE = re.compile(r"^(hf|new|timm):|\.py:\w+$")
 LAYER_TIME_BATCH = 8
+NO_ROWS = ("engine", "sensitivity")
+"""Kinds without predicted rows: engines are measured, a sensitivity artifact is no model."""
 ROLES = ("model", "dense twin")
 
 
@@ -100,7 +102,7 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _chain(recipe: Recipe, context: Context) -> list[Step]:
-    """intake, prune, qat, export (and the twin's export), then a build of both for each target."""
+    """intake, (sensitivity,) prune, qat, export (and the twin's export), then a build of both for each target."""
     steps: list[Step] = []
 
     def add(role: str, done: Done) -> Artifact:
@@ -109,6 +111,8 @@ def _chain(recipe: Recipe, context: Context) -> list[Step]:
 
     dense = add("model", _dense(recipe, context))
     _check_classes(dense, context)
+    if recipe.sensitivity is not None:
+        recipe = keeping(recipe, add("model", run_stage(recipe.sensitivity, dense, context)))
     sparse = add("model", run_stage(recipe.prune, dense, context))
     quantized = add("model", run_stage(recipe.qat, sparse, context))
     forms = [(ROLES[0], quantized), (ROLES[1], dense)]
@@ -117,6 +121,16 @@ def _chain(recipe: Recipe, context: Context) -> list[Step]:
         for role, onnx in exported:
             add(role, run_stage(replace(recipe.build, target=target), onnx, context))
     return steps
+
+
+def keeping(recipe: Recipe, sensitivity: Artifact) -> Recipe:
+    """The recipe with the layers that a sensitivity artifact names left out of 2:4 and INT8, beside those it had."""
+    from gpusq.stages.sensitivity import RESULT
+
+    found = sensitivity.read_json(RESULT)
+    dense = tuple(dict.fromkeys((*recipe.prune.keep_dense, *found["keep_dense"])))
+    floats = tuple(dict.fromkeys((*recipe.qat.keep_float, *found["keep_float"])))
+    return replace(recipe, prune=replace(recipe.prune, keep_dense=dense), qat=replace(recipe.qat, keep_float=floats))
 
 
 def _dense(recipe: Recipe, context: Context) -> Done:
@@ -162,19 +176,37 @@ def _report(recipe: Recipe, steps: list[Step], context: Context) -> Report:
         _rows(steps, recipe, context),
         lineage=lineage_of(context.store, [s.done.artifact for s in steps]),
         layer_times=_layer_times(steps, recipe),
-        notes=_notes(steps),
+        sweeps=_sweeps(steps, recipe),
+        pictures=_pictures(steps, context),
+        notes=_notes(steps, context),
         criteria=Criteria(max_drop=recipe.max_drop, min_speedup=recipe.min_speedup),
     )
 
 
-def _notes(steps: list[Step]) -> list[str]:
+def _pictures(steps: list[Step], context: Context) -> list[Picture]:
+    """Boxes of the CPU engines, dense and compressed; of the ONNX files where no CPU engine was built."""
+    from gpusq.pictures import detection_pictures
+
+    found: dict[str, dict[str, Artifact]] = {}
+    for step in steps:
+        title = "dense" if step.role == ROLES[1] else "compressed"
+        found.setdefault(step.done.artifact.kind, {})[title] = step.done.artifact
+    pair = found.get("engine") or found.get("onnx") or {}
+    kind = "engine" if "engine" in found else "ONNX"
+    return detection_pictures({f"{t} {kind}": pair[t] for t in ("dense", "compressed") if t in pair}, context)
+
+
+def _notes(steps: list[Step], context: Context) -> list[str]:
     """What a reader must know beside the rows: relaxed checks, and what the TensorRT-RTX builds showed."""
     from gpusq.stages.parity_gate import relaxed_note
     from gpusq.stages.rtx_facts import rtx_notes
+    from gpusq.stages.sensitivity import RESULT, sensitivity_notes
 
-    notes: list[str] = []
+    notes: list[str] = _further_figures(steps, context)
     for step in steps:
         a = step.done.artifact
+        if a.kind == "sensitivity":
+            notes += sensitivity_notes(a.read_json(RESULT))
         if a.kind == "onnx":
             notes.append(relaxed_note(a.read_json("export.json")))
         if a.kind == "quantized":
@@ -182,6 +214,23 @@ def _notes(steps: list[Step]) -> list[str]:
         if a.kind == "bundle" and step.role == ROLES[0]:
             notes += rtx_notes(a.manifest.facts["rtx"], str(a.manifest.target))
     return [note for note in notes if note]
+
+
+def _further_figures(steps: list[Step], context: Context) -> list[str]:
+    """AP50 and the like of what was built, dense and compressed, in one line for each kind."""
+    from gpusq.scoring import accuracy_of
+
+    lines: dict[str, list[str]] = {}
+    for step in steps:
+        a = step.done.artifact
+        if a.kind not in ("engine", "bundle"):
+            continue
+        found = accuracy_of(a, context)
+        if found is None or not found.also:
+            continue
+        figures = ", ".join(f"{name} {value:.2%}" for name, value in {found.metric: found.value, **found.also}.items())
+        lines.setdefault(f"{a.manifest.target} {a.kind}", []).append(f"{step.role} {figures}")
+    return [f"{what}: {'; '.join(dict.fromkeys(parts))}" for what, parts in lines.items()]
 
 
 def _empty_report(recipe: Recipe) -> Report:
@@ -192,6 +241,7 @@ def _empty_report(recipe: Recipe) -> Report:
 
 def _rows(steps: list[Step], recipe: Recipe, context: Context) -> list[Row]:
     """Models and ONNX files on every target; engines and bundles on their own."""
+    from gpusq.device_rows import imported_rows
     from gpusq.evidence import measured_rows, rows_of
     from gpusq.targets import load_target
 
@@ -200,8 +250,10 @@ def _rows(steps: list[Step], recipe: Recipe, context: Context) -> list[Row]:
     for name in recipe.targets:
         target = load_target(name)
         for artifact in artifacts:
-            if artifact.manifest.target in (None, target.name) and artifact.kind != "engine":
+            if artifact.manifest.target in (None, target.name) and artifact.kind not in NO_ROWS:
                 rows += rows_of(artifact, target, context)
+            if artifact.manifest.target == target.name and artifact.kind == "bundle":
+                rows += imported_rows(artifact, context)
         engines = [a for a in artifacts if a.kind == "engine" and a.manifest.target == target.name]
         if engines:
             rows += measured_rows(engines, target, context)
@@ -218,14 +270,26 @@ def _layer_times(steps: list[Step], recipe: Recipe) -> list[LayerTime]:
     return [entry for a in built for entry in layer_times(a, targets[str(a.manifest.target)], LAYER_TIME_BATCH)]
 
 
+def _sweeps(steps: list[Step], recipe: Recipe) -> list[Sweep]:
+    """Predicted curves against batch of what was built for each target that is not at hand."""
+    from gpusq.forecast import sweep_of_artifact
+    from gpusq.targets import load_target
+
+    targets = {t.name: t for t in map(load_target, recipe.targets)}
+    built = [s.done.artifact for s in steps if s.role == ROLES[0] and s.done.artifact.kind == "bundle"]
+    return [sweep_of_artifact(a, targets[str(a.manifest.target)]) for a in built]
+
+
 DEFAULT_TARGETS = ("cpu", "a100", "agx-orin")
 
 
 def report_of(artifact: Artifact, targets: tuple[str, ...], context: Context) -> Report:
     """A report of one artifact and its ancestors, on its own target or on `targets`; nothing is built.
 
-    Latencies are predicted, except of a CPU engine, which is measured now. Accuracies are those kept in the store.
+    Latencies are predicted, except of a CPU engine, which is measured now, and of engines whose receipts were imported
+    from a device; the dense twin of such a receipt comes with it. Accuracies are those kept in the store.
     """
+    from gpusq.device_rows import imported_rows
     from gpusq.evidence import measured_rows, rows_of
     from gpusq.reports import build_report
     from gpusq.targets import load_target
@@ -239,6 +303,8 @@ def report_of(artifact: Artifact, targets: tuple[str, ...], context: Context) ->
                 rows += measured_rows([a], target, context) if target.name == a.manifest.target else []
             elif a.manifest.target in (None, target.name):
                 rows += rows_of(a, target, context)
+            if a.kind == "bundle" and a.manifest.target == target.name:
+                rows += imported_rows(a, context, with_twin=True)
     return build_report(f"{artifact.kind} {artifact.digest[:12]}", rows, lineage=lineage_of(context.store, [artifact]))
 
 

@@ -5,6 +5,7 @@
     [prune] [qat] [export]      the fields of the stage of that name
     [build]                     targets = ["cpu", "a100"], and the fields of Build
     [train]                     optional: train the model first (`new:` models)
+    [sensitivity]               optional: measure every block first and keep the costliest ones dense or FP16
     [report]                    max_drop (points of accuracy), min_speedup: what the verdict asks for
 
 Every table may be left out; every key is checked against the stage's fields, and an unknown one is refused
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from gpusq.errors import RecipeError
-from gpusq.stages import Build, Export, Prune, Qat, Train
+from gpusq.stages import Build, Export, Prune, Qat, Sensitivity, Train
 from gpusq.stages.stage import Stage
 
 if sys.version_info >= (3, 11):
@@ -45,11 +46,19 @@ class Recipe:
     build: Build = field(default_factory=Build)
     targets: tuple[str, ...] = ("cpu",)
     train: Train | None = None
+    sensitivity: Sensitivity | None = None
     max_drop: float = 1.0
     min_speedup: float = 1.05
 
 
-STAGES: dict[str, type[Stage]] = {"train": Train, "prune": Prune, "qat": Qat, "export": Export, "build": Build}
+STAGES: dict[str, type[Stage]] = {
+    "train": Train,
+    "sensitivity": Sensitivity,
+    "prune": Prune,
+    "qat": Qat,
+    "export": Export,
+    "build": Build,
+}
 PLAIN_KEYS: dict[str, dict[str, type]] = {
     "model": {"source": str, "classes": int},
     "data": {"source": str},

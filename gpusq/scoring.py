@@ -12,15 +12,17 @@ if TYPE_CHECKING:
     import numpy as np
 
     from gpusq.artifacts import Artifact
-    from gpusq.data import Batch
     from gpusq.reports import Accuracy
+    from gpusq.stages.judging import Outputs
     from gpusq.stages.stage import Context
 
 BATCH = 250
+BATCH_VALUES = 1 << 23
+"""No batch holds more input values than this (or one image)."""
 MODEL_KINDS = ("dense", "sparse", "quantized")
 
-Predictor = Callable[["np.ndarray"], "np.ndarray"]
-"""float32 images [B, C, H, W] to logits [B, classes]."""
+Predictor = Callable[["np.ndarray"], "Outputs"]
+"""float32 images [B, C, H, W] to outputs by name (logits [B, classes] of a classifier)."""
 
 
 def accuracy_of(artifact: Artifact, context: Context) -> Accuracy | None:
@@ -52,73 +54,57 @@ def _kept(artifact: Artifact, context: Context) -> Accuracy | None:
 
 def _score(artifact: Artifact, context: Context) -> dict[str, Any]:
     from gpusq.stages.images import batches_in, loader_of, skipped_count, skipped_note
+    from gpusq.stages.judging import tally_of
 
     how, predictor = predictor_of(artifact)
     test, reference = context.images("accuracy").test, _reference(artifact, context)
-    loader = loader_of(test, artifact.read_json("model.json"))
-    what, right, n = f"accuracy of {artifact.kind}", 0, 0
-    for done, batch in batches_in(loader, range(len(test)), BATCH):
+    description = artifact.read_json("model.json")
+    loader, tally = loader_of(test, description), tally_of(description, test.supervised)
+    what = f"accuracy of {artifact.kind}"
+    for done, batch in batches_in(loader, range(len(test)), _batch_size(description)):
         context.progress(what, done, len(test), how)
-        right += _right(predictor(batch.pixel_values), batch, reference)
-        n += len(batch.ids)
+        tally.add(predictor(batch.pixel_values), batch, reference(batch.pixel_values) if reference else None)
     skipped = loader.unreadable
     context.progress(what, len(test), len(test), skipped_note(skipped) if skipped else how)
     return {
-        "metric": "top1" if reference is None else "agreement with the dense model",
-        "value": right / n,
-        "n": n,
+        "metric": tally.metric,
+        "value": tally.value(),
+        "n": tally.n,
         "split": f"{test.name} {test.split}" + (f", {skipped_count(len(skipped))}" if skipped else ""),
         "how": how,
+        **({"also": tally.extra()} if tally.extra() else {}),
     }
 
 
-def _right(logits: np.ndarray, batch: Batch, reference: Predictor | None) -> int:
-    """On how many images of the batch logits [B, classes] say what the labels, or without labels the reference, say.
-
-    Raises NonFiniteError and ClassMismatchError, as the metrics do.
-    """
-    from gpusq.data import agreement, top1
-
-    if reference is not None:
-        share = agreement(logits, reference(batch.pixel_values))
-    elif batch.labels is not None:
-        share = top1(logits, batch.labels)
-    else:
-        raise CheckError("images are judged by labels or by a reference", got="neither", do="report this")
-    return round(share * len(batch.ids))
+def _batch_size(description: dict[str, Any]) -> int:
+    channels, height, width = description["input_shape"]
+    return max(1, min(BATCH, BATCH_VALUES // int(channels * height * width)))
 
 
 def predictor_of(artifact: Artifact) -> tuple[str, Predictor]:
-    """(what runs it, images to logits) for any artifact that can run here."""
+    """(what runs it, images to outputs) for any artifact that can run here."""
     if artifact.kind in MODEL_KINDS:
         return "PyTorch", _torch_predictor(artifact)
     if artifact.kind == "onnx":
         from gpusq.engines import cpu_threads, onnxruntime_engine
 
         runner = onnxruntime_engine.load_bytes(artifact.read("model.fp32.onnx"), cpu_threads())
-        return "ONNX Runtime on the float32 ONNX", runner.run
+        return "ONNX Runtime on the float32 ONNX", runner.outputs
     if artifact.kind == "engine":
         from gpusq.measurement import open_engine
 
         engine = open_engine(artifact)
-        return f"the engine itself, {engine.name}", engine.run
+        return f"the engine itself, {engine.name}", engine.outputs
     raise CheckError(f"an artifact of kind {artifact.kind} cannot be run here", do="build it for cpu")
 
 
 def _torch_predictor(artifact: Artifact) -> Predictor:
-    import torch
-
+    from gpusq.stages.judging import run_module
     from gpusq.stages.model_files import device_of_run, open_model
 
-    device = device_of_run()
-    module = open_model(artifact).module.to(device)
-
-    def run(pixels: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            logits: np.ndarray = module(torch.from_numpy(pixels).to(device)).float().cpu().numpy()
-        return logits
-
-    return run
+    state = open_model(artifact)
+    module, names = state.module.to(device_of_run()), state.loaded.description.outputs
+    return lambda pixels: run_module(module, names, pixels)
 
 
 def _reference(artifact: Artifact, context: Context) -> Predictor | None:

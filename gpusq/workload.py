@@ -136,3 +136,14 @@ def coverage(workload: Workload, layers: tuple[Layer, ...]) -> Coverage:
     sparse = sum(m for n, m in macs.items() if n in states and states[n].sparse) / total
     int8 = sum(m for n, m in macs.items() if n in states and states[n].int8) / total
     return Coverage(sparse, int8, tuple(dense), tuple(floats))
+
+
+def transformer_part(workload: Workload, layers: tuple[Layer, ...], products: bool = True) -> Workload:
+    """The workload without its convolutions: the transformer of a model whose backbone is convolutional.
+
+    products: with the products of two activations, which have no weights to prune. `coverage` of the result is the
+    share of the transformer alone. Patch embeddings are linear layers here and belong to it.
+    """
+    linear = {layer.name for layer in layers if layer.kind == "linear"}
+    kept = tuple(op for op in workload.ops if op.name in linear or (op.kind == "bmm" and products))
+    return replace(workload, ops=kept)

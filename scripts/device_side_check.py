@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOMS = ("errors", "workload", "artifacts", "targets", "latency", "reports", "data", "engines", "recipe", "cli.main")
+ROOMS = ("errors", "workload", "artifacts", "targets", "latency", "reports", "data", "engines", "finishing", "cli.main")
 
 
 def output(*command: str, allowed: tuple[int, ...] = (0,)) -> str:

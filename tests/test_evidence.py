@@ -49,7 +49,7 @@ def test_accuracy_is_that_of_running_the_artifact(chain: Chain, store: Store, st
     for _, batch in batches_in(loader, range(len(labels)), 5):
         images.append(batch.pixel_values)
     how, run = predictor_of(artifact)
-    expected = float((run(np.concatenate(images)).argmax(axis=1) == np.array(labels)).mean())
+    expected = float((run(np.concatenate(images))["logits"].argmax(axis=1) == np.array(labels)).mean())
     assert (found.value, found.n, found.metric, found.how) == (expected, len(labels), "top1", how)
 
 
@@ -82,7 +82,7 @@ def test_an_artifact_whose_logits_are_not_finite_has_no_accuracy(
 ) -> None:
     from gpusq import scoring
 
-    broken = lambda pixels: np.full((len(pixels), 4), np.nan, np.float32)  # noqa: E731
+    broken = lambda pixels: {"logits": np.full((len(pixels), 4), np.nan, np.float32)}  # noqa: E731
     monkeypatch.setattr(scoring, "predictor_of", lambda _: ("PyTorch", broken))
     with pytest.raises(NonFiniteError, match="logits"):
         accuracy_of(chain.artifact("intake"), chain.context(without_evidence(store)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -27,6 +27,14 @@ Setting = Annotated[
 HtmlFile = Annotated[Path | None, typer.Option("--html", help="Also write the report page here.")]
 JsonFile = Annotated[Path | None, typer.Option("--report", help="Also write the report as JSON here.")]
 Classes = Annotated[int | None, typer.Option("--classes", min=1, help="Classes of the head of a new: or timm: model.")]
+Keep = Annotated[
+    Literal["none", "auto"],
+    typer.Option("--keep", help="auto: measure every block first, keep the costliest dense or FP16 (--max-drop)."),
+]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option("--max-drop", min=0, help="Points of accuracy that may be lost: for --keep auto and the verdict."),
+]
 RequireShip = Annotated[bool, typer.Option("--require-ship", help="Exit 1 unless every verdict says ship.")]
 
 
@@ -45,6 +53,8 @@ def compress(
     store: StoreDir = DEFAULT_STORE,
     html: HtmlFile = None,
     report: JsonFile = None,
+    keep: Keep = "none",
+    max_drop: MaxDrop = None,
     require_ship: RequireShip = False,
     quiet: Quiet = False,
     wait: Wait = None,
@@ -54,7 +64,7 @@ def compress(
     from gpusq.cli.output import refusals
 
     with refusals(json):
-        wanted = _recipe(recipe, model, data, target, settings, classes)
+        wanted = _keeping(_recipe(recipe, model, data, target, settings, classes), keep == "auto", max_drop)
         _check_places(html, report)
         with run_context(store, wanted.data, quiet, wait) as context:
             from gpusq.pipeline import compress as run
@@ -83,6 +93,20 @@ def _recipe(
     for name in ("model", "data"):
         if not getattr(recipe, name):
             raise UsageError(f"compress needs a {name}", do=f"give --{name}, or [{name}] source in a recipe")
+    return recipe
+
+
+def _keeping(recipe: Recipe, auto: bool, max_drop: float | None) -> Recipe:
+    """The recipe with `--keep auto` and `--max-drop` in it."""
+    from dataclasses import replace
+
+    from gpusq.stages import Sensitivity
+
+    if max_drop is not None:
+        recipe = replace(recipe, max_drop=max_drop)
+    if auto or (recipe.sensitivity is not None and max_drop is not None):
+        found = recipe.sensitivity or Sensitivity()
+        recipe = replace(recipe, sensitivity=found if max_drop is None else replace(found, max_drop=max_drop))
     return recipe
 
 

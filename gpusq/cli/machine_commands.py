@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gpusq.cli.options import DEFAULT_STORE, Json, Reference, StoreDir, artifact_of
+
+if TYPE_CHECKING:
+    from gpusq.artifacts import Artifact
 
 Batches = Annotated[
     list[int] | None, typer.Option("--batch", min=1, help="Batch sizes; may be repeated. Default 1, 8, 32.")
 ]
 Against = Annotated[str | None, typer.Option("--against", help="A second engine, timed turn by turn in the same run.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads of the engine. Default: all cores.")]
+OnnxFile = Annotated[
+    Path | None, typer.Option("--onnx", help="Also hold this ONNX file's operators against the known-bad list.")
+]
+BundleDir = Annotated[
+    Path | None, typer.Option("--bundle", help="The same for a bundle, which is verified before it is read.")
+]
+BenchTarget = Annotated[
+    str | None, typer.Option("--target", "-t", help="Refuse unless the engines are for this target: cpu, a100, ...")
+]
 Seconds = Annotated[float, typer.Option("--seconds", min=0.1, help="Time limit for each batch size and engine.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command("bench", help="Measure an engine on this machine.")(bench)
-    app.command("doctor", help="What this machine can build and run. Exit 1 on a problem.")(doctor)
+    app.command("doctor", help="What this machine can build and run, and known-bad combinations. Exit 1 on a problem.")(
+        doctor
+    )
     app.command("targets", help="The targets that gpusq knows, with their facts and sources.")(targets)
 
 
 def bench(
     artifact: Reference,
     against: Against = None,
+    target: BenchTarget = None,
     batch: Batches = None,
     threads: Threads = None,
     seconds: Seconds = 3.0,
@@ -39,6 +55,8 @@ def bench(
         from gpusq.measurement import bench_engines
 
         engines = [artifact_of(ref, store) for ref in (artifact, against) if ref is not None]
+        for engine in engines:
+            _check_target(engine, target)
         result = bench_engines(engines, tuple(batch or (1, 8, 32)), threads, seconds)
         if json:
             print_json(result)
@@ -51,14 +69,26 @@ def bench(
             )
 
 
-def doctor(json: Json = False) -> None:
+def _check_target(engine: Artifact, name: str | None) -> None:
+    from gpusq.errors import UsageError
+    from gpusq.targets import load_target
+
+    if name is not None and engine.manifest.target != load_target(name).name:
+        raise UsageError(
+            f"{engine.path.name[:24]} must be for {load_target(name).name}",
+            got=str(engine.manifest.target),
+            do="name an engine of that target: gpusq list",
+        )
+
+
+def doctor(onnx: OnnxFile = None, bundle: BundleDir = None, json: Json = False) -> None:
     """Examine this machine."""
     from gpusq.cli.output import print_json, print_line, refusals
 
     with refusals(json):
-        from gpusq.doctor import examine
+        from gpusq.doctor import examine, examine_model
 
-        findings = examine()
+        findings = examine(operators=examine_model(onnx, bundle))
         if json:
             print_json({"findings": [f.to_json() for f in findings]})
         else:
@@ -66,6 +96,8 @@ def doctor(json: Json = False) -> None:
                 print_line(f"{finding.state:8} {finding.what}: {finding.got}")
                 if finding.do:
                     print_line(f"{'':8} -> {finding.do}")
+                if finding.source:
+                    print_line(f"{'':8}    {' '.join(finding.source)}")
         if any(f.state == "problem" for f in findings):
             raise SystemExit(1)
 

@@ -1,7 +1,7 @@
 """`gpusq`: the list of commands and how they end.
 
-Exit codes: 0 done; 1 a check found a problem (`verify`, `doctor`, `compress --require-ship`); 2 usage, recipe, stage
-order or target; 3 data; 4 model; 5 artifact; 6 store; 7 a stage's own check; 8 engine; 9 a library is missing;
+Exit codes: 0 done; 1 a check found a problem (`verify`, `doctor`, `gate`, `compress --require-ship`); 2 usage, recipe,
+stage order or target; 3 data; 4 model; 5 artifact; 6 store; 7 a stage's own check; 8 engine; 9 a library is missing;
 70 internal error; 130 interrupted.
 """
 
@@ -13,7 +13,18 @@ from typing import Annotated
 
 import typer
 
-from gpusq.cli import artifact_commands, compress_command, data_commands, machine_commands, stage_commands
+from gpusq.cli import (
+    artifact_commands,
+    compress_command,
+    data_commands,
+    delivery_commands,
+    device_commands,
+    latency_commands,
+    machine_commands,
+    sensitivity_command,
+    stage_commands,
+    zoo_command,
+)
 from gpusq.errors import UsageError
 
 EPILOG = (
@@ -52,9 +63,14 @@ def root(
 
 compress_command.register(app)
 stage_commands.register(app)
+sensitivity_command.register(app)
 artifact_commands.register(app)
 machine_commands.register(app)
+latency_commands.register(app)
+delivery_commands.register(app)
+device_commands.register(app)
 data_commands.register(app)
+zoo_command.register(app)
 
 
 def run() -> None:

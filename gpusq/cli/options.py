@@ -47,10 +47,12 @@ def run_context(store: Path, data: str, quiet: bool, wait_s: float | None) -> It
 
 
 def _report_hashing(images: DataSpec | None, progress: Callable[[str, int, int | None, str], None]) -> None:
-    """Show progress while the files of a folder are hashed for the keys."""
-    from gpusq.data import FolderSet
+    """Show progress while the files of a folder are hashed for the keys, and what was found in annotations."""
+    from gpusq.data import BoxSet, FolderSet
 
     for split in (images.train, images.test) if images else ():
+        if isinstance(split, BoxSet) and (found := split.findings.sentence()):
+            progress(f"{split.name} {split.split}", 1, 1, found)
         if isinstance(split, FolderSet):
             split.on_hash = lambda done, total: progress("gpusq", done, total, "hashing images")
 

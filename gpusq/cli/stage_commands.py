@@ -7,6 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
+from gpusq.cli.device_commands import (
+    Builder,
+    EngineDir,
+    MeasureSeconds,
+    ReceiptOut,
+    RequireSparse,
+    TimingCache,
+    Twin,
+    Workspace,
+    default_out,
+    finish_bundle,
+)
 from gpusq.cli.options import DEFAULT_STORE, Data, Json, Quiet, StoreDir, Wait, run_context
 from gpusq.cli.stage_options import given, with_options
 from gpusq.stages import Build, Export, Intake, Prune, Qat, Train
@@ -15,9 +27,6 @@ from gpusq.stages.stage import Stage
 Parent = Annotated[str, typer.Argument(help="Artifact of the stage before (path, digest prefix, KIND-PREFIX).")]
 Source = Annotated[
     str, typer.Argument(help="Dense artifact, or a model: hf:DIR, new:NAME, file.py:function, timm:NAME.")
-]
-EngineDir = Annotated[
-    Path | None, typer.Option("--out", help="Where a finished bundle's engine goes. Default: ./engine-BUNDLE.")
 ]
 Bundle = Annotated[str, typer.Argument(help="ONNX artifact, or a bundle directory to finish on this device.")]
 
@@ -103,6 +112,13 @@ def export(
 def build(
     artifact: Bundle,
     out: EngineDir = None,
+    builder: Builder = "tensorrt",
+    twin: Twin = "auto",
+    require_sparse: RequireSparse = None,
+    receipt: ReceiptOut = None,
+    timing_cache: TimingCache = None,
+    workspace: Workspace = None,
+    seconds: MeasureSeconds = 3.0,
     store: StoreDir = DEFAULT_STORE,
     quiet: Quiet = False,
     wait: Wait = None,
@@ -115,7 +131,19 @@ def build(
     with refusals(json):
         bundle = _bundle_of(artifact, store)
         if bundle is not None:
-            _finish(bundle, out, json)
+            from gpusq.finishing import FinishOptions
+
+            chosen = FinishOptions(
+                out=out or default_out(bundle),
+                builder=builder,
+                twin=twin,
+                require_sparse=require_sparse,
+                receipt=receipt,
+                timing_cache=timing_cache,
+                workspace_mib=workspace,
+                seconds=seconds,
+            )
+            finish_bundle(bundle, chosen, quiet, json)
             return
     _run(Build(), artifact, options, store, "", quiet, wait, json)
 
@@ -130,21 +158,6 @@ def _bundle_of(reference: str, store: Path) -> Path | None:
 
     found = open_store(store).resolve(reference)
     return found.path if found.kind == "bundle" else None
-
-
-def _finish(bundle: Path, out: Path | None, json: bool) -> None:
-    from dataclasses import asdict
-
-    from gpusq.cli.output import print_json, print_line
-    from gpusq.engines.tensorrt import PLAN, finish_bundle
-
-    out = out or Path("engine-" + bundle.resolve().name[:24])
-    facts = finish_bundle(bundle, out)
-    path = out / PLAN
-    if json:
-        print_json({"path": str(path), **asdict(facts)})
-    else:
-        print_line(f"engine {path} for {facts.target}, TensorRT {facts.tensorrt}, sha256 {facts.plan_sha256[:12]}")
 
 
 def _run(

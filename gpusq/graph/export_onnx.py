@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from gpusq.errors import UnsupportedModelError
 from gpusq.graph.lowering import lower_fake_quantize, merge_transposes
 from gpusq.graph.model_file import strip
 from gpusq.graph.naming import name_everything
+from gpusq.graph.sampler import Sampler, check_sampler, gather_grid_samples
+from gpusq.graph.tracing import eval_mode, norms_kept_apart, quiet, symbolic_len
 from gpusq.graph.translation import translation_table
 
 if TYPE_CHECKING:
@@ -30,10 +28,15 @@ def export_onnx(
     opset: int = 21,
     input_name: str = "pixel_values",
     output_names: Sequence[str] = ("logits",),
+    sampler: Sampler = "grid_sample",
+    batch: int | None = None,
 ) -> ir.Model:
-    """Export `module` (pixel_values [batch, C, H, W] float32 -> logits [batch, classes]) in eval mode.
+    """Export `module` (pixel_values [batch, C, H, W] float32 -> one tensor [batch, ...] per output name) in eval mode.
 
-    input_shape: (C, H, W). opset: 18 or later; GELU is one node from 20 on, FP16 needs 19.
+    input_shape: (C, H, W). opset: 18 or later; GELU is one node from 20 on, FP16 needs 19. output_names: in the order
+    in which the module returns its tensors. sampler: "gather" computes F.grid_sample (bilinear, zeros padding) by
+    gathers, since TensorRT computes GridSample wrong from 10.14 on (NVIDIA/TensorRT#4813, #4646,
+    pytorch/TensorRT#4074, #3674). batch: None for a batch of any size, a number for a model that allows one size only.
     Fake quantizers (torch.ops.gpusq.fake_quantize) become Q/DQ with zero point 0, weights INT8 initializers with a
     DequantizeLinear, activations one pair per consumer; node names carry the module path. The same module gives the
     same bytes (`model_bytes`). Nothing is printed.
@@ -41,35 +44,42 @@ def export_onnx(
     """
     if opset < LOWEST_OPSET:
         raise UnsupportedModelError("export: opset 18 or later is needed", got=str(opset))
-    model = _run_exporter(module, input_shape, opset, input_name, list(output_names))
+    check_sampler(sampler)
+    if batch is not None and batch < 1:
+        raise UnsupportedModelError("export: a fixed batch is at least 1", got=str(batch))
+    model = _run_exporter(module, input_shape, opset, input_name, list(output_names), batch)
     if len(model.graph.outputs) != len(output_names):
         raise UnsupportedModelError(
             f"export: the model must return {len(output_names)} tensor(s) {list(output_names)}",
             got=f"{len(model.graph.outputs)} outputs",
             do="wrap it in a module whose forward returns just these",
         )
-    _check_batch(model)
-    finish(model)
+    _check_batch(model, BATCH if batch is None else batch)
+    finish(model, sampler)
     return model
 
 
-def _check_batch(model: ir.Model) -> None:
-    """The first dimension of every input and output is the dynamic "batch"."""
+def _check_batch(model: ir.Model, batch: str | int) -> None:
+    """The first dimension of every input and output is the batch: the dynamic "batch", or the fixed number."""
     for value in [*model.graph.inputs, *model.graph.outputs]:
         first = value.shape[0] if value.shape is not None and len(value.shape) else None
-        if getattr(first, "value", None) != BATCH:
+        if getattr(first, "value", first) != batch:
             raise UnsupportedModelError(
-                f"export: the first dimension of {value.name} must be the batch, of any size",
+                f"export: the first dimension of {value.name} must be the batch"
+                + (", of any size" if batch == BATCH else f" of {batch}"),
                 got=str(value.shape),
-                do="keep the batch size out of reshapes and constants: use x.shape[0] or -1",
+                do="keep the batch size out of reshapes and constants: use x.shape[0] or -1"
+                + ("; or export with a fixed batch (batch=1)" if batch == BATCH else ""),
             )
 
 
-def finish(model: ir.Model) -> None:
-    """Passes after the exporter, in place: lower the quantizers, drop what is unused, name, strip."""
+def finish(model: ir.Model, sampler: Sampler = "grid_sample") -> None:
+    """Passes after the exporter, in place: lower quantizers and samplers, drop what is unused, name, strip."""
     from onnx_ir.passes import common
 
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    if sampler == "gather":
+        gather_grid_samples(model)
     lower_fake_quantize(model)
     merge_transposes(model)
     common.RemoveUnusedNodesPass()(model)
@@ -78,12 +88,17 @@ def finish(model: ir.Model) -> None:
 
 
 def _run_exporter(
-    module: nn.Module, input_shape: tuple[int, int, int], opset: int, input_name: str, output_names: list[str]
+    module: nn.Module,
+    input_shape: tuple[int, int, int],
+    opset: int,
+    input_name: str,
+    output_names: list[str],
+    batch: int | None,
 ) -> ir.Model:
     import torch
 
-    example = torch.zeros(2, *input_shape)  # a batch of 1 would be taken for a constant
-    with _eval_mode(module), _quiet(), torch.no_grad():
+    example = torch.zeros(batch or 2, *input_shape)  # a dynamic batch of 1 would be taken for a constant
+    with eval_mode(module), quiet(), symbolic_len(module), norms_kept_apart(), torch.no_grad():
         try:
             program = torch.onnx.export(
                 module,
@@ -93,7 +108,7 @@ def _run_exporter(
                 opset_version=opset,
                 input_names=[input_name],
                 output_names=output_names,
-                dynamic_shapes=({0: torch.export.Dim(BATCH, min=1)},),
+                dynamic_shapes=({0: torch.export.Dim(BATCH, min=1)},) if batch is None else None,
                 custom_translation_table=translation_table(),
             )
         except Exception as error:
@@ -118,27 +133,3 @@ def _refusal(error: Exception) -> UnsupportedModelError:
     else:
         do = "make the forward traceable by torch.export: no data-dependent branches, tensors in, tensors out"
     return UnsupportedModelError("export: the model could not be exported to ONNX", got=reason, do=do)
-
-
-@contextlib.contextmanager
-def _eval_mode(module: nn.Module) -> Iterator[None]:
-    states: list[tuple[Any, bool]] = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in states:
-            part.training = training
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress lines, warnings and log records from the user."""
-    before, sink = logging.root.manager.disable, io.StringIO()
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

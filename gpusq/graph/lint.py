@@ -74,10 +74,9 @@ def _operators_known_to_fail(node: ir.Node) -> Iterator[Finding]:
             "refuse", "no kernel", name, "the Attention operator has no kernel: export matmul, softmax, matmul"
         )
     elif node.op_type == "GridSample":
-        issues = "NVIDIA/TensorRT #4813, #4646"
-        yield Finding(
-            "warn", "known wrong", name, f"GridSample gives wrong results from 10.14 on ({issues}): check parity"
-        )
+        issues = "NVIDIA/TensorRT#4813, #4646, pytorch/TensorRT#4074, #3674"
+        advice = "export with the sampler gather, or check parity on the device"
+        yield Finding("warn", "known wrong", name, f"GridSample gives wrong results from 10.14 on ({issues}): {advice}")
 
 
 def _attention_clutter(node: ir.Node) -> Iterator[Finding]:

@@ -1,7 +1,7 @@
 """Latency: the predictor (labelled `predicted`, with an interval) and the stopwatch (measured)."""
 
 from gpusq.latency.encoder import encoder_layers, encoder_workload
-from gpusq.latency.predict import OpPrediction, Prediction, predict
+from gpusq.latency.predict import OpPrediction, Prediction, predict, predict_gemm
 from gpusq.latency.stopwatch import Timing, host_conditions, time_calls, time_interleaved
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "encoder_workload",
     "host_conditions",
     "predict",
+    "predict_gemm",
     "time_calls",
     "time_interleaved",
 ]

@@ -38,8 +38,11 @@ class Kernel:
         return sum(op.macs for op in self.ops)
 
 
-def fuse(ops: tuple[Op, ...], paths: dict[str, tuple[str, str]]) -> list[Kernel]:
-    """Kernels in order. paths: (dtype, sparsity) of each GEMM operator by name; others share the base path ("", "")."""
+def fuse(ops: tuple[Op, ...], paths: dict[str, tuple[str, str]], *, fused: bool = True) -> list[Kernel]:
+    """Kernels in order. paths: (dtype, sparsity) of each GEMM operator by name; others share the base path ("", "").
+
+    fused: False joins only the projections: every other operator is a kernel of its own.
+    """
     kernels: list[Kernel] = []
     for op in ops:
         last = kernels[-1] if kernels else None
@@ -50,13 +53,13 @@ def fuse(ops: tuple[Op, ...], paths: dict[str, tuple[str, str]]) -> list[Kernel]
             else:
                 kernels.append(Kernel("gemm", [op], op.read, op.write, path=path))
         elif op.kind == "bmm":
-            if last and _is_second_product(last, op):
+            if last and fused and _is_second_product(last, op):
                 last.ops.append(op)
                 last.read += max(op.read - last.write, 0)
                 last.write = op.write
             else:
                 kernels.append(Kernel("attention", [op], op.read, op.write))
-        elif last and not _is_own_kernel(op):
+        elif last and fused and not _is_own_kernel(op):
             last.extra_read += max(op.read - op.write, 0)
         else:
             kernels.append(Kernel("memory", [op], op.read, op.write))

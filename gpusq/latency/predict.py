@@ -1,31 +1,37 @@
-"""Predict the latency of a whole model on a target, with a 90 % interval. Always `predicted`, never a measurement."""
+"""Predict the latency of a model or one GEMM on a target, with a 90 % interval. Always `predicted`, never measured."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from gpusq.errors import UsageError
 from gpusq.latency.fusion import Kernel, fuse
-from gpusq.latency.gemm import BYTES, Gemms, gemm_us, speed_of
+from gpusq.latency.gemm import BYTES, gemm_us, shaped, speed_of
+from gpusq.latency.interval import half_widths
+from gpusq.latency.kernels import Bound, KernelTime, Path, bound_of, kernel_times
 from gpusq.targets import Target
 from gpusq.workload import Layer, Workload
 
-Bound = Literal["compute", "memory", "launch"]
-Path = tuple[str, str]
+LARGEST_SIZE = 2**24
 
 
 @dataclass(frozen=True)
 class OpPrediction:
-    """Predicted time of one operator in microseconds, what bounds it, and its share (0 to 1) of all kernels."""
+    """Predicted time of one operator in microseconds, what bounds it, and its share (0 to 1) of all kernels.
+
+    low_us, high_us: its 90 % interval. scaled: its path was not fitted but scaled by the ratio of peaks.
+    """
 
     name: str
     us: float
     bound: Bound
     share: float
+    low_us: float = math.nan
+    high_us: float = math.nan
+    scaled: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,11 @@ class Prediction:
     ops: tuple[OpPrediction, ...]
 
     @property
+    def scaled(self) -> bool:
+        """Whether any operator's path was not fitted but scaled by the ratio of peaks."""
+        return any(op.scaled for op in self.ops)
+
+    @property
     def throughput_per_s(self) -> float:
         """Images a second; 0 for an empty workload on a target without start-up time."""
         return self.batch * 1e3 / self.latency_ms if self.latency_ms > 0 else 0.0
@@ -58,12 +69,14 @@ def predict(
     base_dtype: str = "fp16",
     *,
     int8_attention: bool = False,
+    fused: bool = True,
 ) -> Prediction:
     """Latency of `batch` images in one engine on `target`.
 
     base_dtype: "fp16" or "fp32" for what is neither sparse nor INT8. On a GPU a sparse float layer is fp16; a CPU
     runs fp32 and int8, and gains nothing from 2:4. GEMMs without a Layer run dense in the base precision.
     int8_attention: the products of activations, and what moves between kernels, are INT8 too.
+    fused: False runs every operator as a kernel of its own, attention in three, as runtimes without an optimiser do.
     Raises UsageError for another dtype or a batch below 1.
     """
     _check(batch, base_dtype)
@@ -71,9 +84,9 @@ def predict(
     states = {layer.name: layer for layer in layers}
     gemms = {op.name for op in workload.ops if op.kind == "gemm"}
     paths = {name: _path(states.get(name), target, base) for name in gemms}
-    kernels = fuse(workload.ops, paths)
-    times = _kernel_times(kernels, target, batch, "int8" if int8_attention else base)
-    total_us = target.engine.start_us + sum(us for us, _ in times)
+    kernels = fuse(workload.ops, paths, fused=fused)
+    times = kernel_times(kernels, target, batch, base, "int8" if int8_attention else base)
+    total_us = target.engine.start_us + sum(time.us for time in times)
     spread = math.exp(_error(kernels, times, target))
     latency_ms = total_us / 1e3
     return Prediction(
@@ -110,73 +123,55 @@ def _precision(paths: dict[str, Path], base: str) -> str:
     return "fp16" if dtypes == {"fp16"} else base
 
 
-def _kernel_times(kernels: list[Kernel], target: Target, batch: int, flow: str) -> list[tuple[float, Bound]]:
-    """(microseconds, bound) of each kernel. flow: the dtype of activations between kernels and in attention."""
-    times: list[tuple[float, Bound]] = [(0.0, "launch")] * len(kernels)
-    by_path: dict[Path, list[int]] = {}
-    for index, kernel in enumerate(kernels):
-        if kernel.kind == "gemm":
-            by_path.setdefault(kernel.path, []).append(index)
-        else:
-            times[index] = _weightless_time(kernel, target, batch, flow)
-    for path, indices in by_path.items():
-        for index, time in zip(
-            indices, _gemm_times([kernels[i] for i in indices], path, target, batch, flow), strict=True
-        ):
-            times[index] = time
-    return times
+def predict_gemm(target: Target, dtype: str, sparsity: str, m: int, n: int, k: int) -> OpPrediction:
+    """One isolated call of [m, k] x [k, n] through the target's best library kernel, launch included.
+
+    dtype: fp32, fp16, bf16, int8, fp8, int4; sparsity: dense or 2:4 (of the weight [n, k]). Operands and result stay
+    where the call before left them, as when a benchmark repeats it. Dense INT8 writes INT32, the rest 16 bit (fp32
+    writes itself). `scaled` where the path was not fitted but scaled by its peak.
+    Raises UsageError for a size below 1 or above 2**24, and for a dtype or sparsity that the target has not.
+    """
+    _check_sizes(m, n, k)
+    speed, fit = speed_of(target, dtype, sparsity), target.fit_of(dtype, sparsity)
+    out_bytes = 4.0 if (dtype, sparsity) == ("int8", "dense") else max(BYTES[dtype], 2.0)
+    terms = gemm_us(shaped(m, n, k, out_bytes), speed, fit)
+    us = float(fit.t0_us + terms.total[0])
+    error = float(half_widths(fit, np.array([us]))[0])
+    bound = bound_of(float(terms.compute[0]), float(terms.memory[0]), fit.t0_us + float(terms.latency[0]))
+    return _op(f"gemm {m}x{n}x{k}", us, bound, 1.0, error, fit.scaled)
 
 
-def _gemm_times(kernels: list[Kernel], path: Path, target: Target, batch: int, flow: str) -> list[tuple[float, Bound]]:
-    """All GEMM kernels of one path at once; activations leave them as `flow`."""
-    rows = [
-        (op.m * batch, sum(part.n for part in k.ops), op.k, op.count, k.read * batch)
-        for k in kernels
-        for op in k.ops[:1]
-    ]
-    m, n, k, count, read = np.maximum(np.array(rows, dtype=np.float64), 1e-9).T
-    gemms = Gemms(m, n, k, count, np.minimum(read, count * m * k), np.full_like(m, BYTES[flow]))
-    terms = gemm_us(gemms, speed_of(target, *path), target.fit_of(*path))
-    engine, rate = target.engine, target.bandwidth_gbs * 1e3
-    found: list[tuple[float, Bound]] = []
-    for kernel, compute, memory, total in zip(kernels, terms.compute, terms.memory, terms.total, strict=True):
-        extra = kernel.extra_read * batch * BYTES[flow] / (rate * engine.memory_efficiency)
-        work = float(total) * engine.scale(*path) + extra
-        found.append((engine.kernel_us + work, _bound(float(compute), float(memory) + extra, engine.kernel_us)))
-    return found
+def _check_sizes(m: int, n: int, k: int) -> None:
+    if min(m, n, k) < 1 or max(m, n, k) > LARGEST_SIZE:
+        raise UsageError(
+            f"the sizes of a GEMM are from 1 to {LARGEST_SIZE}", got=f"m={m} n={n} k={k}", do="correct the sizes"
+        )
 
 
-def _weightless_time(kernel: Kernel, target: Target, batch: int, flow: str) -> tuple[float, Bound]:
-    engine = target.engine
-    elements = (kernel.read + kernel.write + kernel.extra_read) * batch
-    memory = elements * BYTES[flow] / (target.bandwidth_gbs * 1e3 * engine.memory_efficiency)
-    compute = 2.0 * kernel.macs * batch / (target.peak(flow) * 1e6 * engine.attention_efficiency)
-    return engine.kernel_us + max(compute, memory), _bound(compute, memory, engine.kernel_us)
+def _op(name: str, us: float, bound: Bound, share: float, ln_error: float, scaled: bool) -> OpPrediction:
+    spread = math.exp(ln_error)
+    return OpPrediction(name, us, bound, share, us / spread, us * spread, scaled)
 
 
-def _bound(compute: float, memory: float, launch: float) -> Bound:
-    if launch >= max(compute, memory):
-        return "launch"
-    return "compute" if compute >= memory else "memory"
+def _error(kernels: list[Kernel], times: list[KernelTime], target: Target) -> float:
+    """Half-width of the interval in ln: the whole-model error, or the GEMMs' own where that is larger.
 
-
-def _error(kernels: list[Kernel], times: list[tuple[float, Bound]], target: Target) -> float:
-    """Half-width of the interval in ln: the whole-model error, or the GEMMs' own where that is larger."""
-    gemms = [
-        (us, target.fit_of(*k.path).error_p90) for k, (us, _) in zip(kernels, times, strict=True) if k.kind == "gemm"
-    ]
-    total = sum(us for us, _ in gemms)
-    own = sum(us * error for us, error in gemms) / total if total else 0.0
+    Paths that the engine was fitted with have their own error within the whole-model one.
+    """
+    gemms = [(kernel, time) for kernel, time in zip(kernels, times, strict=True) if kernel.kind == "gemm"]
+    total = sum(time.us for _, time in gemms)
+    apart = [(k, time) for k, time in gemms if "/".join(k.path) not in target.engine.gemm_scale]
+    own = sum(time.us * time.ln_error for _, time in apart) / total if total else 0.0
     return max(target.engine.error_p90, own)
 
 
-def _op_predictions(kernels: list[Kernel], times: list[tuple[float, Bound]]) -> tuple[OpPrediction, ...]:
-    total = sum(us for us, _ in times) or 1.0
+def _op_predictions(kernels: list[Kernel], times: list[KernelTime]) -> tuple[OpPrediction, ...]:
+    total = sum(time.us for time in times) or 1.0
     found: list[OpPrediction] = []
-    for kernel, (us, bound) in zip(kernels, times, strict=True):
+    for kernel, time in zip(kernels, times, strict=True):
         named = kernel.ops if kernel.kind == "gemm" else kernel.ops[:1]
         width = sum(op.n for op in named) or 1
         for op in named:
-            part = us * op.n / width if len(named) > 1 else us
-            found.append(OpPrediction(op.name, part, bound, part / total))
+            part = time.us * op.n / width if len(named) > 1 else time.us
+            found.append(_op(op.name, part, time.bound, part / total, time.ln_error, time.scaled))
     return tuple(found)

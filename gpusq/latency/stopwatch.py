@@ -74,7 +74,7 @@ def time_interleaved(
     One round makes each call once, starting one further along each time. At least `min_repeats` rounds, and
     more until `max_seconds` per call have passed. Raises UsageError where there is nothing to time.
     """
-    _check_counts(calls, warmup, min_repeats, batch)
+    check_counts(calls, warmup, min_repeats, batch)
     names = list(calls)
     for _ in range(warmup):
         for name in names:
@@ -83,7 +83,7 @@ def time_interleaved(
     end_ns = clock_ns() + int(max_seconds * len(names) * 1e9)
     rounds = 0
     while rounds < min_repeats or clock_ns() < end_ns:
-        for name in _turned(names, rounds):
+        for name in turned(names, rounds):
             start = clock_ns()
             calls[name]()
             taken_ns[name].append(clock_ns() - start)
@@ -128,7 +128,8 @@ def host_conditions() -> dict[str, object]:
     return conditions
 
 
-def _check_counts(calls: Mapping[str, object], warmup: int, min_repeats: int, batch: int) -> None:
+def check_counts(calls: Mapping[str, object], warmup: int, min_repeats: int, batch: int) -> None:
+    """Raise UsageError where there is nothing to time or a count is below its range."""
     if not calls:
         raise UsageError("the stopwatch takes at least one call", got="none", do="pass a name and a callable")
     for name, value, least in (("warmup", warmup, 0), ("min_repeats", min_repeats, 1), ("batch", batch, 1)):
@@ -136,7 +137,8 @@ def _check_counts(calls: Mapping[str, object], warmup: int, min_repeats: int, ba
             raise UsageError(f"{name} is at least {least}", got=str(value), do=f"pass {name}={least} or more")
 
 
-def _turned(names: list[str], by: int) -> list[str]:
+def turned(names: list[str], by: int) -> list[str]:
+    """The names in order, starting `by` further along: who goes first changes from round to round."""
     start = by % len(names)
     return names[start:] + names[:start]
 

@@ -10,6 +10,9 @@ from torch import nn
 
 Source = Literal["hf", "new", "file", "timm"]
 Resize = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Task = Literal["classification", "detection", "tensors"]
+Activation = Literal["softmax", "sigmoid"]
+DETECTION_OUTPUTS = ("logits", "boxes")
 
 
 class ModelDescription(BaseModel):
@@ -18,8 +21,11 @@ class ModelDescription(BaseModel):
     family: "vit", "deit", "swin", "dinov2", another transformers model type, or "custom".
     config: what the source builds the skeleton from (a transformers config, a timm name, arguments of the function).
     architecture: class of the module. input_shape: (channels, height, width).
-    mean, std: one per channel, for pixels in 0..1. classes: names in the order of the logits.
+    mean, std: one per channel, for pixels in 0..1. classes: names in the order of the logits (none for task "tensors").
     function: name in source.py, for source "file".
+    task: what the outputs are; "tensors" is any head that is neither a classifier nor a detector.
+    outputs: names of the outputs, in order. activation: of a detector's logits; under softmax the last column of the
+    K + 1 is "no object", under sigmoid there are K. queries: a detector's Q, 0 for other tasks.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,6 +40,10 @@ class ModelDescription(BaseModel):
     resize: Resize = "bilinear"
     classes: tuple[str, ...]
     function: str | None = None
+    task: Task = "classification"
+    outputs: tuple[str, ...] = ("logits",)
+    activation: Activation = "softmax"
+    queries: int = 0
 
     @model_validator(mode="after")
     def _one_statistic_per_channel(self) -> ModelDescription:
@@ -47,7 +57,9 @@ class ModelDescription(BaseModel):
 class LoadedModel:
     """A model in canonical form, in eval mode.
 
-    module: forward(pixel_values [B, C, H, W] float32) -> logits [B, classes].
+    module: forward(pixel_values [B, C, H, W] float32) -> logits [B, classes]; of a detector (logits [B, Q, K'],
+    boxes [B, Q, 4] as cx, cy, w, h in 0..1), in training mode with a third value where it has auxiliary outputs: more
+    such pairs; of task "tensors" a tuple of tensors.
     blocks: names of the transformer blocks, in order of depth. keep_dense: layer name -> reason.
     files: what must travel with the tensors to rebuild the model ("source.py").
     """

@@ -14,6 +14,9 @@ from torch import nn
 
 from gpusq.errors import MissingExtraError, UnsupportedModelError
 from gpusq.models.attention import ATTENTION_NAME, register_attention
+from gpusq.models.description import Task
+from gpusq.models.detector import activation_of
+from gpusq.models.heads import HEADS, TENSOR_HEADS, head_of, task_of
 from gpusq.models.preprocessing import read_preprocessing
 from gpusq.models.source import Raw, Spec, option
 
@@ -22,45 +25,48 @@ INTERPOLATING = ("dinov2", "dinov2_with_registers")  # resize their position emb
 
 
 def load_directory(spec: Spec, classes: int | None, seed: int) -> Raw:
-    """An image classifier from a directory with config.json and model.safetensors.
+    """A vision model from a directory with config.json and model.safetensors: classifier, detector or other.
 
     classes: where it differs from the trained head, or there is none, a fresh head is made from `seed`.
     Raises UnsupportedModelError, also for pickled weights.
     """
-    option(spec, ())
+    given = option(spec, ("size",))
     folder = Path(spec.name)
     config = _read_config(folder)
+    task = task_of(config.architectures or ())
     count = config.num_labels if classes is None else classes
     if count != config.num_labels:
         config.num_labels = count
     with quiet(), seeded(seed):
-        module = _read_model(folder, config, classes)
+        module = _read_model(folder, config, classes, task)
     image = read_preprocessing(folder, config)
-    if config.model_type in INTERPOLATING:
+    if given:
+        image = image.resized(positive("size", given["size"]))
+    if config.model_type in INTERPOLATING and task == "classification":
         fold_positions(module, image.input_shape)
     facts = plain_config(module.config)
-    return Raw(module, "hf", config.model_type, facts, *image.as_tuple(), classes=_class_names(config))
+    raw = Raw(module, "hf", config.model_type, facts, *image.as_tuple(), classes=_class_names(config), task=task)
+    if task == "tensors":
+        raw.outputs = TENSOR_HEADS[head_of(type(module).__name__)]
+    if task == "detection":
+        raw.activation = activation_of(config.model_type)
+        raw.classes = raw.classes or tuple(str(i) for i in range(config.num_labels))
+    return raw
 
 
-def fresh_model(family: str, config: dict[str, Any], classes: int, seed: int) -> tuple[nn.Module, dict[str, Any]]:
-    """A classifier of a family with fresh weights; also its full configuration as plain data."""
-    full = config_class(family)(**config, num_labels=classes, architectures=[])
-    with quiet(), seeded(seed):
-        module = _build(_auto_class(), full)
-    return module, plain_config(module.config)
-
-
-def skeleton(config: dict[str, Any], architecture: str) -> nn.Module:
+def skeleton(config: dict[str, Any], architecture: str, task: Task = "classification") -> nn.Module:
     """A module of this configuration and class, its weights to be overwritten. Raises UnsupportedModelError."""
     transformers = import_transformers()
     chosen = getattr(transformers, architecture, None)
-    if chosen is None or "ForImageClassification" not in architecture:
+    if chosen is None or not any(head in architecture for head in HEADS[task]):
         raise UnsupportedModelError(
-            "the installed transformers knows this classifier", got=architecture, do="install the version it came from"
+            "the installed transformers knows this class of model",
+            got=architecture,
+            do="install the version it came from",
         )
     values = {k: v for k, v in config.items() if k != "model_type"}
     with quiet(), seeded(0), _unfilled(str(config.get("model_type"))):
-        return _build(chosen, config_class(str(config.get("model_type")))(**values))
+        return build(chosen, config_class(str(config.get("model_type")))(**values))
 
 
 def config_class(family: str) -> Any:
@@ -139,13 +145,22 @@ def _unfilled(family: str) -> AbstractContextManager[None]:
     return context
 
 
-def _auto_class() -> Any:
+def auto_class() -> Any:
+    """The transformers class that finds a family's image classifier."""
     return import_transformers().AutoModelForImageClassification
 
 
-def _build(chosen: Any, config: Any) -> nn.Module:
-    build = chosen.from_config if hasattr(chosen, "from_config") else chosen._from_config
-    module: nn.Module = _with_own_attention(build, config, dtype=torch.float32)
+def positive(key: str, value: str) -> int:
+    """An option's value as a positive integer. Raises UnsupportedModelError."""
+    if not value.isdecimal() or int(value) < 1:
+        raise UnsupportedModelError(f"option {key} is a positive integer", got=repr(value), do="give a number")
+    return int(value)
+
+
+def build(chosen: Any, config: Any) -> nn.Module:
+    """A module of a class, or of an auto class, from its configuration, with this package's attention, in float32."""
+    make = chosen.from_config if hasattr(chosen, "from_config") else chosen._from_config
+    module: nn.Module = _with_own_attention(make, config, dtype=torch.float32)
     return module
 
 
@@ -178,10 +193,10 @@ def _read_config(folder: Path) -> Any:
         ) from error
 
 
-def _read_model(folder: Path, config: Any, classes: int | None) -> nn.Module:
+def _read_model(folder: Path, config: Any, classes: int | None, task: Task) -> nn.Module:
     try:
         module, info = _with_own_attention(
-            _model_class(config).from_pretrained,
+            _model_class(config, task).from_pretrained,
             folder,
             config=config,
             dtype=torch.float32,
@@ -192,9 +207,9 @@ def _read_model(folder: Path, config: Any, classes: int | None) -> nn.Module:
         )
     except (ValueError, OSError, RuntimeError, KeyError, SafetensorError) as error:
         raise UnsupportedModelError(
-            f"{folder} holds an image classifier of transformers", got=str(error), do="check config.json and weights"
+            f"{folder} holds a vision model of transformers", got=str(error), do="check config.json and weights"
         ) from error
-    _check_loaded(folder, module, info, classes)
+    _check_loaded(folder, module, info, classes, task)
     loaded: nn.Module = module
     return loaded
 
@@ -206,20 +221,22 @@ def _class_names(config: Any) -> tuple[str, ...] | None:
     return None if names == tuple(f"LABEL_{i}" for i in range(len(names))) else names
 
 
-def _model_class(config: Any) -> Any:
-    """The class that config.json names where it is an image classifier, else the family's."""
+def _model_class(config: Any, task: Task) -> Any:
+    """The class that config.json names where it has a head of the task, else the family's classifier."""
     config.architectures = config.architectures or []  # None fails in the auto class
     for name in config.architectures:
-        if "ForImageClassification" in name and hasattr(import_transformers(), name):
+        if any(head in name for head in HEADS[task]) and hasattr(import_transformers(), name):
             return getattr(import_transformers(), name)
-    return _auto_class()
+    return auto_class()
 
 
-def _check_loaded(folder: Path, module: nn.Module, info: dict[str, Any], classes: int | None) -> None:
+def _check_loaded(folder: Path, module: nn.Module, info: dict[str, Any], classes: int | None, task: Task) -> None:
     """Only a head may be fresh, and only where the user gave the number of classes."""
     fresh = set(info["missing_keys"]) | {name for name, *_ in info["mismatched_keys"]}
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    strays = {name for name in fresh if classes is None or name not in shapes or shapes[name][0] != classes}
+    # A head has a row for each class; a detector's under softmax one more.
+    rows = set() if classes is None else {classes, classes + (task == "detection")}
+    strays = {name for name in fresh if name not in shapes or not shapes[name] or shapes[name][0] not in rows}
     if strays:
         raise UnsupportedModelError(
             f"{folder} holds all weights of {type(module).__name__}",

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from torch import nn
 
 from gpusq.errors import PatternError, UnsupportedModelError
-from gpusq.models.probe import Probe
+from gpusq.models.probe import GemmRun, Probe
 from gpusq.workload import Layer
 
 NOT_PRUNED = "not pruned"
 HEAD_REASON = "final head kept dense by default"
 NEVER_RUN_REASON = "its forward is never called in a pass"
+CLASS_HEAD_REASON = "class head kept dense by default"
+BOX_HEAD_REASON = "last box layer kept dense by default"
+UNUSED_REASON = "used in training only: no output depends on it"
+CONSTANT_REASON = "does not depend on the image: an engine computes it once"
+BOX_HEADS = ("bbox", "box_head", "box_embed")
+"""Parts of the names under which detectors keep the layers that give boxes."""
 
 
 def gemm_layers(module: nn.Module, keep_dense: Mapping[str, str]) -> tuple[Layer, ...]:
@@ -68,17 +74,91 @@ def find_keep_dense(module: nn.Module, probe: Probe) -> dict[str, str]:
     return {names[id(m)]: HEAD_REASON for m in _heads(probe)} | idle
 
 
+def find_detector_dense(module: nn.Module, probe: Probe, blocks: Sequence[str]) -> dict[str, str]:
+    """The class heads and last box layers of a detector, kept dense by default, with reasons.
+
+    Every class head and box head counts, also those of the encoder and of inner decoder layers: they select queries
+    and refine boxes, and their few outputs fit no sparse tile.
+    """
+    heads: dict[str, str] = {}  # part of the model -> its last layer
+    for name, run in _outer_runs(module, probe, blocks):
+        if not isinstance(run.layer, nn.Linear):
+            continue
+        if any(part in name.lower() for part in BOX_HEADS):
+            heads[name.rpartition(".")[0]] = name
+        elif run.shape[-1] == probe.logits.shape[-1]:
+            heads[name] = name
+    return {name: CLASS_HEAD_REASON if part == name else BOX_HEAD_REASON for part, name in heads.items()}
+
+
+def find_output_dense(module: nn.Module, probe: Probe, blocks: Sequence[str]) -> dict[str, str]:
+    """The layers outside the blocks that give an output of a model of task "tensors" themselves."""
+    shapes = {tuple(x.shape) for x in probe.outputs}
+    return {name: HEAD_REASON for name, run in _outer_runs(module, probe, blocks) if run.shape in shapes}
+
+
+def find_idle(module: nn.Module, probe: Probe, live: Collection[str], constant: Collection[str]) -> dict[str, str]:
+    """Layers without work on an image, with reasons: never run, no output depends on them, or always the same.
+
+    live: layers that an output depends on; constant: those of them that do not depend on the image.
+    """
+    ran = {id(run.layer) for run in probe.runs}
+    idle: dict[str, str] = {}
+    for name, layer in module.named_modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)) and (name not in live or name in constant):
+            unused = UNUSED_REASON if id(layer) in ran else NEVER_RUN_REASON
+            idle[name] = CONSTANT_REASON if name in constant else unused
+    return idle
+
+
+def _outer_runs(module: nn.Module, probe: Probe, blocks: Sequence[str]) -> list[tuple[str, GemmRun]]:
+    """The calls of layers outside the blocks, in order, with names."""
+    names = {id(m): n for n, m in module.named_modules()}
+    inside = tuple(f"{block}." for block in blocks)
+    found = [(names[id(run.layer)], run) for run in probe.runs]
+    return [(name, run) for name, run in found if not name.startswith(inside)]
+
+
+def find_attention_blocks(module: nn.Module) -> tuple[str, ...]:
+    """Names of the transformer blocks of a model with several transformers (backbone, encoder, decoder), in order.
+
+    A block is a member of a ModuleList or Sequential of any length that holds an attention and a normalisation and no
+    smaller such member; heads for boxes have neither.
+    """
+    return _innermost(module, _is_attention_block)
+
+
+def _innermost(module: nn.Module, fits: Callable[[nn.Module], bool]) -> tuple[str, ...]:
+    """Names of the members of lists that fit and hold no smaller such member."""
+    members = {id(m) for part in module.modules() for m in _members(part) if fits(m)}
+    blocks = [(n, m) for n, m in module.named_modules() if id(m) in members]
+    return tuple(n for n, m in blocks if not any(id(p) in members for p in m.modules() if p is not m))
+
+
+def _is_pooling_block(module: nn.Module) -> bool:
+    """A block that mixes its places without weights and has 1 x 1 convolutions for its feed-forward part."""
+    parts = list(module.modules())
+    return any(isinstance(m, nn.GroupNorm) for m in parts) and any(isinstance(m, nn.Conv2d) for m in parts)
+
+
+def _is_attention_block(module: nn.Module) -> bool:
+    attention = any("Attention" in type(m).__name__ for m in module.modules())
+    norm = any("Norm" in type(m).__name__ for m in module.modules())
+    return attention and norm and not type(module).__name__.endswith("Attention")
+
+
 def find_blocks(module: nn.Module) -> tuple[str, ...]:
     """Names of the repeated transformer blocks, in order; Swin's over all its stages. Empty where nothing repeats.
 
     A block class is one that fills a ModuleList or Sequential of at least two members with nothing else and contains
     a Linear without being one. Blocks are the members of such classes, in lists of any length, that contain no others.
+    Where there are none, members with a group norm and convolutions are blocks (PoolFormer has no Linear).
     """
     kinds = {kind for part in module.modules() if (kind := _repeated_kind(part)) is not None}
     members = {id(m) for part in module.modules() for m in _members(part) if type(m) in kinds}
     blocks = [(n, m) for n, m in module.named_modules() if id(m) in members]
     outer = {type(m) for _, m in blocks if any(id(p) in members for p in m.modules() if p is not m)}
-    return tuple(n for n, m in blocks if type(m) not in outer)
+    return tuple(n for n, m in blocks if type(m) not in outer) or _innermost(module, _is_pooling_block)
 
 
 def _members(part: nn.Module) -> list[nn.Module]:

@@ -7,26 +7,39 @@ from collections.abc import Mapping
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from gpusq.errors import ClassMismatchError, UnsupportedModelError
 from gpusq.models.attention import attach_points
 from gpusq.models.canonical import canonicalise
-from gpusq.models.description import LoadedModel, ModelDescription
+from gpusq.models.description import DETECTION_OUTPUTS, Activation, LoadedModel, ModelDescription, Task
+from gpusq.models.detector import Detector, TensorOutputs, is_pair
+from gpusq.models.fixed_form import fix_form
 from gpusq.models.huggingface import load_directory, skeleton
-from gpusq.models.layers import find_blocks, find_keep_dense
+from gpusq.models.layers import (
+    find_attention_blocks,
+    find_blocks,
+    find_detector_dense,
+    find_idle,
+    find_keep_dense,
+    find_output_dense,
+)
 from gpusq.models.presets import new_model
-from gpusq.models.probe import Classifier, Probe, example_input, probe
+from gpusq.models.probe import Classifier, Probe, evaluating, example_input, probe, run_forward
 from gpusq.models.source import Raw, parse_spec
 from gpusq.models.tensors import check_finite, load_tensors, plain_tensors
 from gpusq.models.timm_model import load_timm, timm_skeleton
+from gpusq.models.trace import trace_layers
 from gpusq.models.user_file import SOURCE_FILE, call_function, load_file
+from gpusq.models.vit_detr import VitDetr, VitDetrConfig
 
 LOADERS = {"hf": load_directory, "new": new_model, "file": load_file, "timm": load_timm}
 
 
 def load_model(spec: str, *, classes: int | None = None, seed: int = 0) -> LoadedModel:
-    """Load an image classifier in canonical form, in eval mode, float32, on the CPU; nothing is downloaded.
+    """Load a classifier, a detector or another vision model in canonical form, in eval mode, float32, on the CPU.
 
+    Nothing is downloaded.
     spec: "hf:DIR" (config.json and safetensors), "new:NAME?key=value" (a preset with fresh weights),
     "file.py:function", "timm:NAME". classes: number of classes of a fresh head. seed: of fresh weights.
     Raises UnsupportedModelError, NonFiniteError, ClassMismatchError, MissingExtraError.
@@ -37,7 +50,8 @@ def load_model(spec: str, *, classes: int | None = None, seed: int = 0) -> Loade
     raw = LOADERS[parsed.source](parsed, classes, seed)
     check_finite(raw.module.state_dict())
     architecture = raw.architecture
-    module, run = _canonical(raw.module, raw.input_shape)
+    raw.task = raw.task or _shown_task(raw.module, raw.input_shape)
+    module, run = _canonical(raw.module, raw)
     description = _describe(raw, architecture, run, classes)
     loaded = _loaded(description, module, run, raw.files)
     if raw.source == "file":
@@ -50,7 +64,7 @@ def rebuild(description: ModelDescription, tensors: Mapping[str, Tensor], files:
 
     Runs the source.py of a model that came from a file. Raises UnsupportedModelError, MissingExtraError.
     """
-    module, run = _canonical(_skeleton(description, files), description.input_shape)
+    module, run = _canonical(_skeleton(description, files), description)
     load_tensors(module, tensors)
     return _loaded(description, module, run, dict(files))
 
@@ -59,7 +73,9 @@ def _skeleton(description: ModelDescription, files: Mapping[str, bytes]) -> nn.M
     if description.source == "timm":
         return timm_skeleton(description.config)
     if description.source != "file":
-        return skeleton(description.config, description.architecture)
+        if description.architecture == VitDetr.__name__:
+            return VitDetr(VitDetrConfig(**description.config))
+        return skeleton(description.config, description.architecture, description.task)
     if SOURCE_FILE not in files or description.function is None:
         raise UnsupportedModelError(
             f"a model from a file is rebuilt from its {SOURCE_FILE}", got="none", do="give the artifact's files"
@@ -68,23 +84,42 @@ def _skeleton(description: ModelDescription, files: Mapping[str, bytes]) -> nn.M
     return call_function(files[SOURCE_FILE], description.function, arguments, pretrained=False)[0]
 
 
-def _canonical(raw: nn.Module, input_shape: tuple[int, int, int]) -> tuple[nn.Module, Probe]:
+def _canonical(raw: nn.Module, form: Raw | ModelDescription) -> tuple[nn.Module, Probe]:
     """The canonical module in eval mode with its attention points, and what one pass through it showed."""
     module = canonicalise(raw).float().eval()
-    run = probe(module, input_shape)
+    if form.task != "classification":
+        module = _wrapped(module, form).eval()
+    run = probe(module, form.input_shape, form.task or "classification")
     attach_points(list(run.callers))
     return module if run.bare else Classifier(module).eval(), run
 
 
+def _wrapped(module: nn.Module, form: Raw | ModelDescription) -> nn.Module:
+    """A detector, or a model of task "tensors", that gives a tuple of tensors."""
+    if form.task == "tensors":
+        return TensorOutputs(module, form.outputs)
+    if form.source == "hf" or (form.source == "new" and not isinstance(module, VitDetr)):
+        return Detector(fix_form(module, form.input_shape), form.family)
+    return module if isinstance(module, VitDetr) else Detector(module)
+
+
+def _shown_task(module: nn.Module, input_shape: tuple[int, int, int]) -> Task:
+    """Detection where the outputs are logits and boxes, else classification."""
+    with evaluating(module), torch.no_grad():
+        return "detection" if is_pair(run_forward(module, example_input(module, input_shape))) else "classification"
+
+
 def _describe(raw: Raw, architecture: str, run: Probe, classes: int | None) -> ModelDescription:
-    width = run.logits.shape[-1]
+    task = raw.task or "classification"
+    activation, width = _classes_of(raw, run, classes)
     names = raw.classes or tuple(str(i) for i in range(width))
-    if classes not in (None, width) or len(names) != width:
+    if task != "tensors" and (classes not in (None, width) or len(names) != width):
         raise ClassMismatchError(
             f"the model gives {classes or len(names)} logits, one for each class",
             got=f"{width} logits",
             do="change the model's head or the number of classes",
         )
+    outputs = {"classification": ("logits",), "detection": DETECTION_OUTPUTS, "tensors": _output_names(raw, run)}
     try:
         return ModelDescription(
             source=raw.source,
@@ -95,8 +130,12 @@ def _describe(raw: Raw, architecture: str, run: Probe, classes: int | None) -> M
             mean=raw.mean,
             std=raw.std,
             resize=raw.resize,
-            classes=names,
+            classes=() if task == "tensors" else names,
             function=raw.function,
+            task=task,
+            outputs=outputs[task],
+            activation=activation,
+            queries=run.logits.shape[1] if task == "detection" else 0,
         )
     except ValidationError as error:
         raise UnsupportedModelError(
@@ -104,8 +143,35 @@ def _describe(raw: Raw, architecture: str, run: Probe, classes: int | None) -> M
         ) from error
 
 
+def _classes_of(raw: Raw, run: Probe, classes: int | None) -> tuple[Activation, int]:
+    """(activation, number of classes). Raises UnsupportedModelError where a detector's width tells neither."""
+    width = run.logits.shape[-1]
+    if raw.task != "detection":
+        return "softmax", width
+    known = len(raw.classes) if raw.classes is not None else classes
+    if raw.activation is None and known not in (width, width - 1):
+        raise UnsupportedModelError(
+            "a detector tells its classes or its activation: softmax has one more column, for no object",
+            got=f"{width} logits for each query",
+            do='return (module, {"input_shape": ..., "classes": names, "activation": "sigmoid" or "softmax"})',
+        )
+    activation = raw.activation or ("sigmoid" if known == width else "softmax")
+    return activation, width - (activation == "softmax")
+
+
+def _output_names(raw: Raw, run: Probe) -> tuple[str, ...]:
+    """The names given, or output_0, output_1, ... where there are not as many."""
+    count = len(run.outputs)
+    return raw.outputs if len(raw.outputs) == count else tuple(f"output_{i}" for i in range(count))
+
+
 def _loaded(description: ModelDescription, module: nn.Module, run: Probe, files: dict[str, bytes]) -> LoadedModel:
-    return LoadedModel(description, module, find_blocks(module), find_keep_dense(module, run), files)
+    if description.task == "classification":
+        return LoadedModel(description, module, find_blocks(module), find_keep_dense(module, run), files)
+    blocks = find_attention_blocks(module)
+    find_heads = find_detector_dense if description.task == "detection" else find_output_dense
+    idle = find_idle(module, run, *trace_layers(module, description.input_shape))
+    return LoadedModel(description, module, blocks, find_heads(module, run, blocks) | idle, files)
 
 
 def _check_rebuilds(loaded: LoadedModel) -> None:
@@ -113,7 +179,8 @@ def _check_rebuilds(loaded: LoadedModel) -> None:
     x = example_input(loaded.module, loaded.description.input_shape)
     twin = rebuild(loaded.description, plain_tensors(loaded.module), loaded.files)
     with torch.no_grad():
-        same = torch.equal(loaded.module(x), twin.module(x))
+        mine, theirs = tree_leaves(loaded.module(x)), tree_leaves(twin.module(x))
+        same = all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
     if not same:
         raise UnsupportedModelError(
             f"{loaded.description.function} gives the same model again once its tensors are loaded",

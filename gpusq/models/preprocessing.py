@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,10 @@ class ImageForm:
     def as_tuple(self) -> tuple[tuple[int, int, int], tuple[float, ...], tuple[float, ...], Resize]:
         """The fields in order."""
         return self.input_shape, self.mean, self.std, self.resize
+
+    def resized(self, side: int) -> ImageForm:
+        """The same for square images of another size."""
+        return replace(self, input_shape=(self.input_shape[0], side, side))
 
 
 def read_preprocessing(folder: Path, config: Any) -> ImageForm:

@@ -7,6 +7,9 @@ from difflib import get_close_matches
 from typing import Any
 
 from gpusq.errors import UnsupportedModelError
+from gpusq.models.detector_presets import DETECTOR_PRESETS, new_detector
+from gpusq.models.fresh import fresh_model
+from gpusq.models.huggingface import positive
 from gpusq.models.source import IMAGENET_MEAN, IMAGENET_STD, Raw, Spec, option
 
 MEAN_HALF = 0.5
@@ -66,14 +69,14 @@ _SWIN_OPTIONS = ("image", "patch", "channels")
 
 def preset_names() -> list[str]:
     """Names that `new:` takes."""
-    return sorted(PRESETS)
+    return sorted({*PRESETS, *DETECTOR_PRESETS})
 
 
 def preset(name: str) -> Preset:
     """The preset of this name. Raises UnsupportedModelError listing the names, the nearest first."""
     if name in PRESETS:
         return PRESETS[name]
-    near = get_close_matches(name, PRESETS, n=3, cutoff=0.3)
+    near = get_close_matches(name, preset_names(), n=3, cutoff=0.3)
     rest = [n for n in preset_names() if n not in near]
     raise UnsupportedModelError("new:NAME names a preset", got=name, do=f"use one of: {', '.join(near + rest)}")
 
@@ -82,7 +85,7 @@ def preset_config(spec: Spec) -> tuple[Preset, dict[str, Any]]:
     """The preset and its configuration with the options applied, all positive integers."""
     chosen = preset(spec.name)
     allowed = _SWIN_OPTIONS if chosen.family == "swin" else tuple(_OPTIONS)
-    given = {key: _positive(key, value) for key, value in option(spec, allowed).items()}
+    given = {key: positive(key, value) for key, value in option(spec, allowed).items()}
     config = chosen.config | {_OPTIONS[key]: value for key, value in given.items()}
     if "hidden" in given and "intermediate_size" in config:
         config["intermediate_size"] = 4 * given["hidden"]
@@ -92,8 +95,8 @@ def preset_config(spec: Spec) -> tuple[Preset, dict[str, Any]]:
 
 def new_model(spec: Spec, classes: int | None, seed: int) -> Raw:
     """A model with fresh weights from a preset. Raises UnsupportedModelError."""
-    from gpusq.models.huggingface import fresh_model
-
+    if spec.name in DETECTOR_PRESETS:
+        return new_detector(spec, classes, seed)
     chosen, config = preset_config(spec)
     count = chosen.classes if classes is None else classes
     module, full_config = fresh_model(chosen.family, config, count, seed)
@@ -101,12 +104,6 @@ def new_model(spec: Spec, classes: int | None, seed: int) -> Raw:
     halves = channels != 3 or chosen.family == "vit"
     mean, std = ((MEAN_HALF,) * channels,) * 2 if halves else (IMAGENET_MEAN, IMAGENET_STD)
     return Raw(module, "new", chosen.family, full_config, (channels, image, image), mean, std)
-
-
-def _positive(key: str, value: str) -> int:
-    if not value.isdecimal() or int(value) < 1:
-        raise UnsupportedModelError(f"option {key} is a positive integer", got=repr(value), do="give a number")
-    return int(value)
 
 
 def _check_sizes(name: str, config: dict[str, Any]) -> None:

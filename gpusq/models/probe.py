@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from gpusq.errors import UnsupportedModelError
 from gpusq.models.attention import attention_callers
+from gpusq.models.description import Task
+from gpusq.models.detector import is_pair, pair_of, tensors_of
 
 
 @dataclass(frozen=True)
@@ -24,15 +26,17 @@ class GemmRun:
 
 @dataclass(frozen=True)
 class Probe:
-    """What one pass showed: the logits [1, classes], every layer's calls in order, the modules that call attention.
+    """What one pass showed: the outputs, every layer's calls in order, the modules that call attention.
 
-    bare: the module gave the logits as a plain Tensor.
+    logits: the first output, of a classifier [1, classes]. bare: the module gave its outputs as they should be, a
+    classifier a plain Tensor, any other model a tuple of tensors. outputs: all of them.
     """
 
     logits: Tensor
     bare: bool
     runs: tuple[GemmRun, ...]
     callers: tuple[nn.Module, ...]
+    outputs: tuple[Tensor, ...] = ()
 
 
 class Classifier(nn.Module):
@@ -67,15 +71,19 @@ def example_input(module: nn.Module, input_shape: tuple[int, int, int]) -> Tenso
     return noise if first is None else noise.to(first.device)
 
 
-def probe(module: nn.Module, input_shape: tuple[int, int, int]) -> Probe:
+def probe(module: nn.Module, input_shape: tuple[int, int, int], task: Task = "classification") -> Probe:
     """Run `module` once in eval mode on one image; its training flag is left as it was.
 
-    Raises UnsupportedModelError where the pass fails or does not give logits [1, classes].
+    Raises UnsupportedModelError where the pass fails or does not give what the task asks for: logits [1, classes],
+    (logits [1, Q, K'], boxes [1, Q, 4]), or a tuple of tensors.
     """
     runs: list[GemmRun] = []
     x = example_input(module, input_shape)
     with _recorded(module, runs), attention_callers() as callers, evaluating(module), torch.no_grad():
         output = run_forward(module, x)
+    if task != "classification":
+        outputs = _tensors(output, task)
+        return Probe(outputs[0], isinstance(output, tuple), tuple(runs), tuple(callers), outputs)
     logits = logits_of(output)
     if logits.dim() != 2 or logits.shape[0] != 1 or not logits.is_floating_point():
         raise UnsupportedModelError(
@@ -83,7 +91,21 @@ def probe(module: nn.Module, input_shape: tuple[int, int, int]) -> Probe:
             got=f"shape {list(logits.shape)} for a batch of one",
             do="wrap the model in a module whose forward returns the logits",
         )
-    return Probe(logits, isinstance(output, Tensor), tuple(runs), tuple(callers))
+    return Probe(logits, isinstance(output, Tensor), tuple(runs), tuple(callers), (logits,))
+
+
+def _tensors(output: Any, task: Task) -> tuple[Tensor, ...]:
+    """The checked outputs of a detector or a model of task "tensors" for one image."""
+    if task == "tensors":
+        return tensors_of(output, ())
+    logits, boxes = pair_of(output)
+    if not is_pair((logits, boxes)) or logits.shape[0] != 1 or not logits.is_floating_point():
+        raise UnsupportedModelError(
+            "a detector gives logits [batch, queries, classes] and boxes [batch, queries, 4]",
+            got=f"shapes {list(logits.shape)} and {list(boxes.shape)} for a batch of one",
+            do="wrap the model in a module whose forward returns (logits, boxes)",
+        )
+    return logits, boxes
 
 
 def run_forward(module: nn.Module, x: Tensor) -> Any:

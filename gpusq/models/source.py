@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 from torch import nn
 
 from gpusq.errors import UnsupportedModelError
-from gpusq.models.description import Resize, Source
+from gpusq.models.description import Activation, Resize, Source, Task
 
 FORMS = "hf:DIR, new:NAME, file.py:function or timm:NAME"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -33,7 +33,11 @@ class Spec:
 
 @dataclass
 class Raw:
-    """A model as its source gives it, not yet canonical. classes: None where the source names none."""
+    """A model as its source gives it, not yet canonical. classes: None where the source names none.
+
+    task: None where the model's outputs have to show it. activation: of a detector, None where its width has to show
+    it. outputs: names of the fields that a model of task "tensors" gives.
+    """
 
     module: nn.Module
     source: Source
@@ -46,6 +50,9 @@ class Raw:
     classes: tuple[str, ...] | None = None
     function: str | None = None
     files: dict[str, bytes] = field(default_factory=dict)
+    task: Task | None = "classification"
+    activation: Activation | None = None
+    outputs: tuple[str, ...] = ()
 
     @property
     def architecture(self) -> str:

@@ -8,25 +8,28 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
 from gpusq.errors import UnsupportedModelError
+from gpusq.models.description import Activation, Task
 from gpusq.models.huggingface import seeded
 from gpusq.models.source import Raw, Spec
 
 SOURCE_FILE = "source.py"
-FACTS = ("input_shape", "mean", "std", "classes")
+FACTS = ("input_shape", "mean", "std", "classes", "task", "activation", "outputs")
 
 
 def load_file(spec: Spec, classes: int | None, seed: int) -> Raw:
     """Call a function of a Python file.
 
     It returns an nn.Module with an attribute `input_shape`, or (module, {"input_shape": (C, H, W), "mean", "std",
-    "classes": names or number}). Where it takes an argument `pretrained` it is given True here and False when the
-    artifact is rebuilt; where it takes `classes` or `num_classes` it is given the number asked for. The file stands
-    alone: it may import installed packages, not its neighbours. Raises UnsupportedModelError.
+    "classes": names or number, "task", "activation", "outputs"}); a detector is known by its outputs, and its
+    activation by the number of its classes where it is not told. Where the function takes an argument `pretrained` it
+    is given True here and False when the artifact is rebuilt; where it takes `classes` or `num_classes` it is given
+    the number asked for. The file stands alone: it may import installed packages, not its neighbours.
+    Raises UnsupportedModelError.
     """
     path = Path(spec.name)
     if not path.is_file():
@@ -46,6 +49,9 @@ def load_file(spec: Spec, classes: int | None, seed: int) -> Raw:
         tuple(float(v) for v in facts.get("mean", halves)),
         tuple(float(v) for v in facts.get("std", halves)),
         classes=_class_names(facts.get("classes")),
+        task=_one_of("task", facts.get("task"), get_args(Task)),
+        activation=_one_of("activation", facts.get("activation"), get_args(Activation)),
+        outputs=tuple(facts.get("outputs", ())),
         function=spec.function,
         files={SOURCE_FILE: source},
     )
@@ -110,6 +116,12 @@ def _class_argument(function: Callable[..., Any], classes: int | None) -> dict[s
     parameters = inspect.signature(function).parameters
     names = [n for n in ("classes", "num_classes") if n in parameters]
     return {names[0]: classes} if names and classes is not None else {}
+
+
+def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> Any:
+    if value is None or value in allowed:
+        return value
+    raise UnsupportedModelError(f"{name} is one of {', '.join(allowed)}", got=repr(value), do="change the fact")
 
 
 def _shape(value: Any, name: str) -> tuple[int, int, int]:

@@ -6,6 +6,7 @@ from gpusq.reports.page import html_page
 from gpusq.reports.report import (
     LayerTime,
     Lineage,
+    Picture,
     Report,
     build_report,
     merge,
@@ -25,6 +26,7 @@ from gpusq.reports.rows import (
     Uncovered,
     rows_from_json,
 )
+from gpusq.reports.sweep import BatchGain, Curve, Payoff, Sweep, SweepPoint
 from gpusq.reports.table import terminal_table
 from gpusq.reports.verdict import Criteria, Verdict, verdict
 
@@ -32,18 +34,24 @@ __all__ = [
     "Accuracy",
     "AccuracyChange",
     "ArtifactRef",
+    "BatchGain",
     "Bounds",
     "Comparison",
     "Compute",
     "Conditions",
     "Coverage",
     "Criteria",
+    "Curve",
     "Latency",
     "LayerTime",
     "Lineage",
+    "Payoff",
+    "Picture",
     "Report",
     "Row",
     "Size",
+    "Sweep",
+    "SweepPoint",
     "Uncovered",
     "Verdict",
     "build_report",

@@ -13,6 +13,7 @@ from typing import Any
 
 from gpusq.reports import charts, sections
 from gpusq.reports.report import Report
+from gpusq.reports.sweep_section import sweep_figures, sweep_views
 from gpusq.reports.view import figure, large, megabytes, percent, speedup_text, summary
 
 _TEMPLATE = "page.html.j2"
@@ -54,6 +55,8 @@ def _context(report: Report) -> dict[str, Any]:
         "tree": sections.tree(report.lineage),
         "conditions": sections.conditions(report),
         "layer_groups": sections.layer_groups(report),
+        "sweeps": sweep_views(report.sweeps),
+        "pictures": [(p.caption, _image_source(p.svg)) for p in report.pictures],
         "row_lines": sections.row_lines(report),
     }
 
@@ -68,6 +71,7 @@ def _figures(report: Report) -> dict[str, str]:
         made[f"throughput-{index}"] = charts.throughput_figure(rows, colours)
     for group in sections.layer_groups(report):
         made[group.id] = charts.layer_figure(group.times)
+    made |= sweep_figures(report.sweeps)
     return {name: _script_json(data) for name, data in made.items()}
 
 
@@ -77,6 +81,11 @@ def _script_json(data: Any) -> str:
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
+
+
+def _image_source(svg: str) -> str:
+    """A data URI for an img element, in which no script of an SVG runs."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
 
 
 def _source_hash(script: str) -> str:

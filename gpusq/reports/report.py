@@ -14,6 +14,7 @@ from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
 from gpusq.errors import ArtifactError, NewerSchemaError, UsageError
 from gpusq.reports.rows import ArtifactRef, Coverage, Fraction, Row, Sealed, Text, invalid
+from gpusq.reports.sweep import Sweep
 from gpusq.reports.verdict import Criteria, Verdict, verdict
 
 SCHEMA_VERSION = 1
@@ -50,10 +51,18 @@ class LayerTime(Sealed):
     variant: str = ""
 
 
+class Picture(Sealed):
+    """One SVG of a test image with what each form of a detector found on it."""
+
+    caption: Text
+    svg: Annotated[str, Field(pattern=r"^<svg[\s>]")]
+
+
 class Report(Sealed):
     """Everything that one page shows; its verdicts must follow from its rows.
 
-    lineage: parents before children. coverage: one entry per artifact. layer_times: optional, predicted.
+    lineage: parents before children. coverage: one entry per artifact. layer_times, sweeps: optional, predicted.
+    pictures: of detectors, boxes side by side.
     """
 
     schema_version: Literal[1] = 1
@@ -65,6 +74,8 @@ class Report(Sealed):
     lineage: tuple[Lineage, ...] = ()
     coverage: tuple[ArtifactCoverage, ...] = ()
     layer_times: tuple[LayerTime, ...] = ()
+    sweeps: tuple[Sweep, ...] = ()
+    pictures: tuple[Picture, ...] = ()
     notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -94,6 +105,8 @@ def build_report(
     *,
     lineage: Sequence[Lineage] = (),
     layer_times: Sequence[LayerTime] = (),
+    sweeps: Sequence[Sweep] = (),
+    pictures: Sequence[Picture] = (),
     notes: Sequence[str] = (),
     criteria: Criteria | None = None,
     created: datetime | None = None,
@@ -109,6 +122,8 @@ def build_report(
         lineage=tuple(lineage),
         coverage=_coverage(rows),
         layer_times=tuple(layer_times),
+        sweeps=tuple(sweeps),
+        pictures=tuple(pictures),
         notes=tuple(notes),
     )
 
@@ -141,6 +156,8 @@ def merge(reports: Sequence[Report], title: str | None = None) -> Report:
         _union(row for report in reports for row in report.rows),
         lineage=_union(entry for report in reports for entry in report.lineage),
         layer_times=_union(entry for report in reports for entry in report.layer_times),
+        sweeps=_union(entry for report in reports for entry in report.sweeps),
+        pictures=_union(entry for report in reports for entry in report.pictures),
         notes=_union(note for report in reports for note in report.notes),
         criteria=criteria,
         created=max(report.created for report in reports),

@@ -72,13 +72,18 @@ class Latency(Sealed):
 
 
 class Accuracy(Sealed):
-    """metric, e.g. "top1"; value as a fraction, 0 to 1; n images of `split`; how: what ran them."""
+    """metric, e.g. "top1"; value as a fraction, 0 to 1; n images of `split` (annotated boxes, where the
+    metric is an AP); how: what ran them.
+
+    also: further figures of the same run, as a fraction each, e.g. "AP50" beside "AP".
+    """
 
     metric: Text
     value: Fraction
     n: Annotated[int, Field(ge=1)]
     split: Text
     how: Text
+    also: dict[str, Fraction] = Field(default_factory=dict)
 
 
 class Size(Sealed):

@@ -205,7 +205,8 @@ def _missing(refused: list[str], change: AccuracyChange | str, criteria: Criteri
     if isinstance(change, str):
         return f"{change[0].upper()}{change[1:]}."
     if 100 / change.n > criteria.max_drop:
-        return f"{change.n} images cannot resolve a drop of {criteria.max_drop:g} points."
+        unit = "boxes" if change.metric.startswith("AP") else "images"
+        return f"{change.n} {unit} cannot resolve a drop of {criteria.max_drop:g} points."
     return ""
 
 
@@ -236,7 +237,8 @@ def _next_step(decision: Decision, basis: Status, target: str) -> str:
     """What would settle it, or confirm it."""
     if basis == "predicted":
         return (
-            f"A prediction. Finish both bundles on {target} itself (gpusq build BUNDLE); time them there with trtexec."
+            f"A prediction. Finish both bundles on {target} itself (gpusq build BUNDLE --twin TWIN --receipt FILE), "
+            "then gpusq import FILE here."
         )
     if decision == "undecided":
         return "Measure both twins again in one run, under equal conditions and with more repeats."

@@ -5,6 +5,7 @@ from gpusq.stages.export import Export
 from gpusq.stages.intake import Intake
 from gpusq.stages.prune import Prune
 from gpusq.stages.qat import Qat
+from gpusq.stages.sensitivity import Sensitivity
 from gpusq.stages.train import Train
 
-__all__ = ["Build", "Export", "Intake", "Prune", "Qat", "Train"]
+__all__ = ["Build", "Export", "Intake", "Prune", "Qat", "Sensitivity", "Train"]

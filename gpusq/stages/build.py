@@ -28,7 +28,7 @@ class Build(Stage):
     """Make what runs on the target. GPU targets also get a real TensorRT-RTX parse and build as a check."""
 
     name: ClassVar[str] = "build"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     takes: ClassVar[tuple[str, ...]] = ("onnx",)
     libraries: ClassVar[tuple[str, ...]] = ("openvino", "onnxruntime", "tensorrt-rtx-cu13", "numpy")
 
@@ -77,7 +77,7 @@ class Build(Stage):
     def ensures(self, parent: Artifact | None, out: Path, context: Context) -> None:
         """The engine gives the expected outputs; the bundle reads back whole."""
         if self._target().is_gpu:
-            from gpusq.engines.bundle import read_bundle
+            from gpusq.engines.sealed_bundle import read_bundle
 
             bundle = read_bundle(out)
             self._check_bundle(bundle.files, parent)
@@ -117,12 +117,14 @@ class Build(Stage):
         import json
 
         from gpusq.engines import cpu_threads, load_cpu
-        from gpusq.graph.parity import check_parity, compare
+        from gpusq.graph.output_parity import compare_outputs
+        from gpusq.graph.parity import check_parity
         from gpusq.stages.parity_gate import allowed_agreement
 
         runtime = json.loads((out / "engine.json").read_text(encoding="utf-8"))["runtime"]
-        images, logits = _samples((out / SAMPLES).read_bytes())
-        parity = compare(logits, load_cpu(runtime, out, cpu_threads()).run(images))
+        description = json.loads((out / "model.json").read_text(encoding="utf-8"))
+        images, expected = _samples((out / SAMPLES).read_bytes())
+        parity = compare_outputs(description, expected, load_cpu(runtime, out, cpu_threads()).outputs(images))
         own = parent.read_json("export.json").get("parity_self") if parent else None
         least = allowed_agreement(self.agreement, own, parity.n)
         check_parity(parity, relative=float("inf"), top1=least, what=f"build: the {runtime} engine and PyTorch")
@@ -130,11 +132,13 @@ class Build(Stage):
     def _bundle(self, parent: Artifact, target: Target, out: Path, context: Context) -> dict[str, Any]:
         from gpusq.engines import BatchProfile, write_bundle
         from gpusq.stages.layer_files import CARRIED, read_layers
+        from gpusq.stages.parity_gate import allowed_agreement
         from gpusq.stages.rtx_facts import rtx_line, rtx_summary
 
-        fp16, (images, logits) = parent.read("model.fp16.onnx"), _samples(parent.read(SAMPLES))
+        fp16, (images, expected) = parent.read("model.fp16.onnx"), _samples(parent.read(SAMPLES))
         profile = BatchProfile(1, min(8, self.max_batch), self.max_batch)
         checks = self._rtx_checks(fp16, profile.shapes(images.shape[1:]), target, context)
+        own = parent.read_json("export.json").get("parity_self")
         context.progress(self.name, 0, None, f"bundle for {target.name}")
         write_bundle(
             out,
@@ -142,10 +146,13 @@ class Build(Stage):
             fp16_onnx=fp16,
             fp32_onnx=parent.read("model.fp32.onnx"),
             pixel_values=images,
-            logits=logits,
+            logits=expected.pop("logits"),
+            more_outputs=expected,
+            task=parent.read_json("model.json")["task"],
             profile=profile,
             rtx_checks=checks,
             tolerance=self.tolerance,
+            agreement=allowed_agreement(self.agreement, own, len(images)),
             extra={name: parent.read(name) for name in CARRIED},
         )
         layers = read_layers(parent)
@@ -184,9 +191,9 @@ def _capabilities(target: Target) -> tuple[str, ...]:
     return tuple(f"{name[2:-1]}.{name[-1]}" for name in target.rtx_capability)
 
 
-def _samples(content: bytes) -> tuple[Any, Any]:
-    """(images [n, C, H, W], expected logits [n, classes])."""
+def _samples(content: bytes) -> tuple[Any, dict[str, Any]]:
+    """(images [n, C, H, W], expected outputs by name)."""
     from safetensors.numpy import load
 
     tensors = load(content)
-    return tensors["pixel_values"], tensors["logits"]
+    return tensors.pop("pixel_values"), tensors

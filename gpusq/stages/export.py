@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from gpusq.errors import UsageError
 from gpusq.stages.stage import Context, Stage, parameter
@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from gpusq.artifacts import Artifact
     from gpusq.data import Batch
     from gpusq.graph.parity import Parity
+    from gpusq.stages.judging import Outputs
     from gpusq.stages.model_files import ModelState
 
 EXPORT_LIBRARIES = ("torch", "transformers", "numpy", "pillow", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 PARITY_BATCH = 50
+SMALL_IMAGE = 1 << 16
+"""Values of an image from which the parity check takes smaller batches."""
 FP32, FP16 = "model.fp32.onnx", "model.fp16.onnx"
 
 
@@ -39,6 +42,10 @@ class Export(Stage):
     float_tolerance: float = parameter(1e-4, "largest difference of a float model's logits, over the largest logit")
     agreement: float = parameter(0.995, "least share of images with the same top-1, quantized models")
     fp16_agreement: float = parameter(0.99, "least share of sample images with the same top-1, FP16 file")
+    sampler: Literal["gather", "grid_sample"] = parameter(
+        "gather",
+        "sampling of deformable attention: gather works around wrong GridSample engines of TensorRT from 10.14 on",
+    )
     signature: str | None = parameter(None, "JSON file with the frozen names, shapes and types")
 
     def __post_init__(self) -> None:
@@ -69,7 +76,10 @@ class Export(Stage):
         artifact = self._parent(parent)
         state = open_model(artifact)
         context.progress(self.name, 0, None, "tracing to ONNX")
-        model = export_onnx(state.module, state.workload.input_shape, opset=self.opset)
+        names = state.loaded.description.outputs
+        model = export_onnx(
+            state.module, state.workload.input_shape, opset=self.opset, output_names=names, sampler=self.sampler
+        )
         context.progress(self.name, 0, None, "writing float32 and FP16")
         (out / FP32).write_bytes(model_bytes(model))
         (out / FP16).write_bytes(model_bytes(to_fp16(model)))
@@ -107,7 +117,7 @@ class Export(Stage):
         return parent
 
     def _parity(self, state: ModelState, out: Path, context: Context) -> dict[str, Any]:
-        """ONNX Runtime beside PyTorch on real images; the first ones are stored with the expected logits."""
+        """ONNX Runtime beside PyTorch on real images; the first ones are stored with the expected outputs."""
         import numpy as np
         from safetensors.numpy import save_file
 
@@ -116,34 +126,33 @@ class Export(Stage):
         expected, found, images = self._both(state, out / FP32, context)
         n = min(self.samples, len(images))
         half = _run_file(out / FP16, images[:n])
-        samples, logits = np.ascontiguousarray(images[:n]), np.ascontiguousarray(expected[:n])
-        save_file({"pixel_values": samples, "logits": logits}, out / "samples.safetensors")
-        fp32, fp16, own = _parity(expected, found), _parity(logits, half), None
+        first = {name: np.ascontiguousarray(values[:n]) for name, values in expected.items()}
+        save_file({"pixel_values": np.ascontiguousarray(images[:n]), **first}, out / "samples.safetensors")
+        fp32, fp16, own = _parity(state, expected, found), _parity(state, first, half), None
         if state.quantizers and (fp32["top1"] < self.agreement or fp16["top1"] < self.fp16_agreement):
             context.progress(f"{self.name}: parity", 0, None, "PyTorch beside itself")
             own = self_parity(state, (b.pixel_values for _, b in self._images(state, context)), expected)
             context.progress(f"{self.name}: parity", 1, 1, relaxed_note({"parity_fp32": fp32, "parity_self": own}))
         return {"parity_fp32": fp32, "parity_fp16": fp16, "parity_self": own}
 
-    def _both(self, state: ModelState, path: Path, context: Context) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(PyTorch logits, ONNX Runtime logits, the first images) on up to parity_images test images."""
+    def _both(self, state: ModelState, path: Path, context: Context) -> tuple[Outputs, Outputs, np.ndarray]:
+        """(PyTorch outputs, ONNX Runtime outputs, the first images) on up to parity_images test images."""
         import numpy as np
-        import torch
 
         from gpusq.engines import cpu_threads, onnxruntime_engine
+        from gpusq.stages.judging import joined, run_module
 
         runner = onnxruntime_engine.load_bytes(path.read_bytes(), cpu_threads())
-        expected: list[np.ndarray] = []
-        found: list[np.ndarray] = []
+        expected: list[Outputs] = []
+        found: list[Outputs] = []
         kept: list[np.ndarray] = []
         for done, batch in self._images(state, context):
             context.progress(f"{self.name}: parity", done, self.parity_images, "ONNX Runtime beside PyTorch")
-            with torch.inference_mode():
-                expected.append(state.module(torch.from_numpy(batch.pixel_values)).numpy())
-            found.append(runner.run(batch.pixel_values))
+            expected.append(run_module(state.module, state.loaded.description.outputs, batch.pixel_values))
+            found.append(runner.outputs(batch.pixel_values))
             if sum(len(k) for k in kept) < self.samples:
                 kept.append(batch.pixel_values)
-        return np.concatenate(expected), np.concatenate(found), np.concatenate(kept)
+        return joined(expected), joined(found), np.concatenate(kept)
 
     def _images(self, state: ModelState, context: Context) -> Iterator[tuple[int, Batch]]:
         """(images done before, batch) over the test images of the parity check."""
@@ -151,7 +160,9 @@ class Export(Stage):
 
         data = context.images(self.name).test
         wanted = range(min(self.parity_images, len(data)))
-        yield from batches_of(data, state.loaded.description, wanted, PARITY_BATCH, context, f"{self.name}: parity")
+        channels, height, width = state.workload.input_shape
+        size = PARITY_BATCH if channels * height * width < SMALL_IMAGE else PARITY_BATCH // 5
+        yield from batches_of(data, state.loaded.description, wanted, size, context, f"{self.name}: parity")
 
     def _check_parity(self, report: dict[str, Any], kind: str) -> None:
         from gpusq.graph.parity import check_parity
@@ -177,16 +188,16 @@ class Export(Stage):
             check_signature(json.loads((out / "signature.json").read_text(encoding="utf-8")), frozen)
 
 
-def _run_file(path: Path, images: np.ndarray) -> np.ndarray:
+def _run_file(path: Path, images: np.ndarray) -> Outputs:
     from gpusq.engines import cpu_threads, onnxruntime_engine
 
-    return onnxruntime_engine.load_bytes(path.read_bytes(), cpu_threads()).run(images)
+    return onnxruntime_engine.load_bytes(path.read_bytes(), cpu_threads()).outputs(images)
 
 
-def _parity(expected: np.ndarray, found: np.ndarray) -> dict[str, Any]:
-    from gpusq.graph.parity import compare
+def _parity(state: ModelState, expected: Outputs, found: Outputs) -> dict[str, Any]:
+    from gpusq.graph.output_parity import compare_outputs
 
-    return asdict(compare(expected, found))
+    return asdict(compare_outputs(state.loaded.description.model_dump(mode="json"), expected, found))
 
 
 def _read_parity(data: dict[str, Any]) -> Parity:

@@ -34,7 +34,8 @@ class FineTuned(Stage):
     warmup: float = parameter(0.1, "share of the steps with a rising learning rate")
     clip: float = parameter(1.0, "largest norm of the gradient, 0 for none")
     precision: Literal["fp32", "bf16"] = parameter("fp32", "arithmetic of training; bf16 is for GPUs")
-    augment: bool = parameter(False, "random horizontal flips and shifts of up to an eighth")
+    augment: bool = parameter(False, "random horizontal flips and shifts of up to an eighth (detection: flips, crops)")
+    vertical_flips: bool = parameter(False, "with augment, detection: also upside down, as suits images from above")
     seed: int = parameter(0, "seed of data order, augmentation and draws")
     checkpoint_every: int = parameter(200, "steps between checkpoints, 0 for none", key=False)
 
@@ -73,7 +74,7 @@ class FineTuned(Stage):
         last = self.settings(len(images)).steps - 1
 
         def batch_of(indices: list[int], step: int) -> Batch:
-            batch = training_batch(loader, indices, self.seed + step if self.augment else None)
+            batch = training_batch(loader, indices, self.seed + step if self.augment else None, self.vertical_flips)
             if context is not None and step == last:
                 report_skipped(loader, context, f"{self.name}: training images", len(images))
             return batch
@@ -132,13 +133,15 @@ class Distilled(FineTuned):
 
     def objective(self, state: ModelState, teacher: ModelState, factors: Mapping[str, float]) -> Any:
         """The loss of one batch, teacher on the device of the run."""
-        from gpusq.distillation import Objective, Weights
+        from gpusq.distillation import Weights, objective_of
         from gpusq.stages.model_files import device_of_run
 
         weights = Weights(self.alpha, self.beta, self.gamma, self.temperature)
-        blocks = self.blocks_of(state)
+        about, blocks = state.loaded.description, self.blocks_of(state)
         module = teacher.module.to(device_of_run()).requires_grad_(False)
-        return Objective(state.module, module, blocks, weights, factors, self.supervised)
+        return objective_of(
+            about.task, state.module, module, blocks, weights, factors, self.supervised, about.activation
+        )
 
     def distil(
         self,
@@ -156,7 +159,7 @@ class Distilled(FineTuned):
             objective = stack.enter_context(self.objective(state, teacher, factors))
             fit(
                 state.module,
-                lambda model, batch: objective.loss(model, batch.images, batch.labels),
+                lambda model, batch: objective.loss(model, batch.images, batch.truth),
                 self.batches(train, state.loaded.description, context),
                 len(train),
                 self.settings(len(train), scale_rate),

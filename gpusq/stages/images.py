@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gpusq.data import Batch, ImageSet, Loader
+    from gpusq.data import Batch, Boxes, ImageSet, Loader
     from gpusq.models import ModelDescription
     from gpusq.stages.stage import Context
     from gpusq.training import Batch as TrainingBatch
@@ -16,10 +16,25 @@ if TYPE_CHECKING:
 NAMED_IMAGES = 3
 
 
+def check_task(images: ImageSet, description: Mapping[str, Any]) -> None:
+    """Raise ClassMismatchError where images are labelled for another task than the model's (model.json)."""
+    from gpusq.data import task_of
+    from gpusq.errors import ClassMismatchError
+
+    model, labels = description.get("task", "classification"), task_of(images)
+    if images.supervised and model != "tensors" and model != labels:
+        raise ClassMismatchError(
+            f"the model does {model}, so its images are labelled for {model}",
+            got=f"{images.name} {images.split}: labels for {labels}",
+            do="give coco:DIR or voc:DIR to a detector, class folders to a classifier, or images without labels",
+        )
+
+
 def loader_of(images: ImageSet, description: Mapping[str, Any]) -> Loader:
-    """A loader that prepares images as `description` (model.json) says."""
+    """A loader that prepares images as `description` (model.json) says. Raises ClassMismatchError (`check_task`)."""
     from gpusq.data import Loader, Preprocess
 
+    check_task(images, description)
     channels, height, width = description["input_shape"]
     preprocess = Preprocess(
         size=(height, width),
@@ -82,9 +97,12 @@ def draw(images: int, count: int, seed: int) -> list[int]:
     return sorted(order[:count].tolist())
 
 
-def training_batch(loader: Loader, indices: Sequence[int], augment_seed: int | None) -> TrainingBatch:
-    """Images and labels as tensors; unreadable images are replaced by readable ones of the same batch.
+def training_batch(
+    loader: Loader, indices: Sequence[int], augment_seed: int | None, vertical: bool = False
+) -> TrainingBatch:
+    """Images with their labels or boxes as tensors; unreadable images are replaced by readable ones of the same batch.
 
+    augment_seed: flips and shifts (with boxes: flips, `vertical` too, and crops); None for the images as they are.
     Raises CorruptImagesError where none is readable.
     """
     import torch
@@ -97,8 +115,26 @@ def training_batch(loader: Loader, indices: Sequence[int], augment_seed: int | N
         raise CorruptImagesError("a batch must hold a readable image", got="none", do="mend the files")
     pick = [i % len(found.ids) for i in range(len(indices))]
     images = torch.from_numpy(found.pixel_values[pick] if found.skipped else found.pixel_values)
+    if found.targets is not None:
+        boxes, ids = [found.targets[i] for i in pick], [found.ids[i] for i in pick]
+        return _with_boxes(images, boxes, ids, augment_seed, vertical)
     labels = None if found.labels is None else torch.from_numpy(found.labels[pick] if found.skipped else found.labels)
     return Made(images if augment_seed is None else flipped_and_shifted(images, augment_seed), labels)
+
+
+def _with_boxes(images: Tensor, boxes: list[Boxes], ids: list[str], seed: int | None, vertical: bool) -> TrainingBatch:
+    """A batch of detection: crowds are left out, since nothing is learned from them."""
+    import torch
+
+    from gpusq.data import BoxAugmentation
+    from gpusq.training import Batch as Made
+
+    kept = tuple(boxes)
+    if seed is not None:
+        images, kept = BoxAugmentation(vertical=vertical)(images, kept, ids, 0, seed)
+    learned = [found.learnable() for found in kept]
+    targets = tuple((torch.from_numpy(b.classes), torch.from_numpy(b.boxes)) for b in learned)
+    return Made(images, None, targets)
 
 
 def flipped_and_shifted(images: Tensor, seed: int) -> Tensor:

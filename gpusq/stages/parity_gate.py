@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from gpusq.stages.judging import Outputs
     from gpusq.stages.model_files import ModelState
 
 HAIR = 1e-6
@@ -23,18 +24,18 @@ FLOOR = 0.9
 """No self-agreement excuses less than this."""
 
 
-def self_parity(state: ModelState, batches: Iterable[np.ndarray], expected: np.ndarray) -> dict[str, Any]:
-    """PyTorch beside itself: `expected` logits [n, classes] against those of images [B, C, H, W] times 1 + HAIR."""
+def self_parity(state: ModelState, batches: Iterable[np.ndarray], expected: Outputs) -> dict[str, Any]:
+    """PyTorch beside itself: the `expected` outputs against those of images [B, C, H, W] times 1 + HAIR."""
     from dataclasses import asdict
 
     import numpy as np
-    import torch
 
-    from gpusq.graph.parity import compare
+    from gpusq.graph.output_parity import compare_outputs
+    from gpusq.stages.judging import joined, run_module
 
-    with torch.inference_mode():
-        found = [state.module(torch.from_numpy(x * np.float32(1 + HAIR))).numpy() for x in batches]
-    return asdict(compare(expected, np.concatenate(found)))
+    description = state.loaded.description
+    found = [run_module(state.module, description.outputs, x * np.float32(1 + HAIR)) for x in batches]
+    return asdict(compare_outputs(description.model_dump(mode="json"), expected, joined(found)))
 
 
 def allowed_agreement(asked: float, own: dict[str, Any] | None, n: int) -> float:

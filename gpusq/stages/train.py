@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Train(FineTuned):
-    """Cross entropy on the labels of the training split. Gives a dense artifact, like Intake."""
+    """Cross entropy on the labels, or matched boxes for a detector. Gives a dense artifact, like Intake."""
 
     name: ClassVar[str] = "train"
     libraries: ClassVar[tuple[str, ...]] = (*MODEL_LIBRARIES, "accelerate")
@@ -40,7 +40,7 @@ class Train(FineTuned):
             raise UsageError("train needs labels", got="images without classes", do="sort them into class folders")
 
     def run(self, parent: Artifact | None, out: Path, context: Context) -> dict[str, Any]:
-        from gpusq.distillation import hard_loss
+        from gpusq.distillation import supervised_loss
         from gpusq.models import load_model
         from gpusq.stages.model_files import save_model
         from gpusq.training import fit
@@ -49,8 +49,11 @@ class Train(FineTuned):
         loaded = load_model(self.model, classes=len(train.classes), seed=self.seed)
         state = dense_state(loaded)
 
+        about = loaded.description
+
         def loss_of(model: Any, batch: Any) -> Any:
-            return hard_loss(model(batch.images), batch.labels), {}
+            loss, parts = supervised_loss(about.task, model(batch.images), batch.truth, about.activation)
+            return loss, {name: part.detach() for name, part in parts.items()}
 
         fit(
             loaded.module,

@@ -14,22 +14,27 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gpusq.errors import UnknownTargetError, UsageError
-from gpusq.targets.facts import EngineFit, Family, Fit, Mode, TargetFile, Variant
+from gpusq.targets.facts import Band, EngineFit, Family, Fit, Mode, TargetFile, Variant
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-FAMILIES = ("a100", "agx-orin", "cpu")
-DTYPES = ("fp32", "fp16", "bf16", "int8", "int4")
+FAMILIES = ("a100", "h100", "agx-orin", "cpu")
+DTYPES = ("fp32", "fp16", "bf16", "int8", "fp8", "int4")
 SPARSITIES = ("dense", "2:4")
+# Whose efficiencies stand in where a path was not fitted, nearest first.
+NEAREST = {"bf16": ("fp16",), "fp16": ("bf16",), "int4": ("int8",), "fp8": ("int8",), "int8": ("fp8",)}
+# A path that was only scaled by its peak is trusted this much less: H100 parameters on an A100 miss by that factor.
+SCALED_WIDER = 2.0
 
 
 class Target(BaseModel):
     """One device in one power mode. Bandwidth in GB/s (1e9), peaks in TOPS (1e12 operations a second).
 
-    units: streaming multiprocessors or cores. fit: keys like "int8/2:4".
+    units: streaming multiprocessors or cores. fit: keys like "int8/2:4". power_w: board power in watts, None where
+    clocks are the limit; energy_scale: energy of one operation against a 7 nm part.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,6 +48,8 @@ class Target(BaseModel):
     bandwidth_gbs: float
     cache_mib: float
     units: int
+    power_w: float | None
+    energy_scale: float
     tensorrt: tuple[str, ...]
     rtx_capability: tuple[str, ...]
     peaks_tops: dict[str, float]
@@ -73,12 +80,20 @@ class Target(BaseModel):
         )
 
     def fit_of(self, dtype: str, sparsity: str = "dense") -> Fit:
-        """Efficiencies of a path; the nearest fitted one (dense; int8 for int4, fp16 for bf16) where it has none."""
+        """Efficiencies of a path; those of the nearest one, marked `scaled`, where it has none of its own.
+
+        Nearest: the same width of operands (fp16 for bf16, int8 for fp8 and int4, and the reverse), then dense for
+        2:4. The peak stays the asked path's: that is the scaling.
+        """
         self.peak(dtype, sparsity)
-        near = {"int4": "int8", "bf16": "fp16"}.get(dtype, dtype)
-        for key in (f"{dtype}/{sparsity}", f"{near}/{sparsity}", f"{dtype}/dense", f"{near}/dense"):
+        for near in (dtype, *NEAREST.get(dtype, ())):
+            key = f"{near}/{sparsity}"
             if key in self.fit:
-                return self.fit[key]
+                return self.fit[key] if near == dtype else _scaled(self.fit[key], key)
+        for near in (dtype, *NEAREST.get(dtype, ())):
+            key = f"{near}/dense"
+            if key in self.fit:
+                return _scaled(self.fit[key], key) if self.is_gpu else self.fit[key]
         raise UsageError(
             f"target {self.name} has efficiencies for {sorted(self.fit)}",
             got=f"{dtype}/{sparsity}",
@@ -86,12 +101,25 @@ class Target(BaseModel):
         )
 
 
+def _scaled(fit: Fit, key: str) -> Fit:
+    """The same efficiencies against another peak: a wider interval, and no fitted energy."""
+    wider = {"error_p90": fit.error_p90 * SCALED_WIDER, "bands": tuple(_wider(band) for band in fit.bands)}
+    told = {"scaled": True, "picojoules": None, "source": f"peak scaling from {key}: {fit.source}"}
+    return fit.model_copy(update={**wider, **told})
+
+
+def _wider(band: Band) -> Band:
+    return band.model_copy(update={"ln_error": band.ln_error * SCALED_WIDER})
+
+
 def check_path(dtype: str, sparsity: str) -> None:
     """Raise UsageError unless dtype and sparsity are words that this package knows."""
-    if dtype not in DTYPES:
-        raise UsageError(f"a precision is one of {', '.join(DTYPES)}", got=repr(dtype), do="name one of them")
-    if sparsity not in SPARSITIES:
-        raise UsageError(f"a sparsity is one of {', '.join(SPARSITIES)}", got=repr(sparsity), do="name one of them")
+    for word, known, kind in ((dtype, DTYPES, "precision"), (sparsity, SPARSITIES, "sparsity")):
+        if word not in known:
+            near = difflib.get_close_matches(word, known, n=len(known), cutoff=0.0)
+            raise UsageError(
+                f"a {kind} is one of {', '.join(known)}", got=repr(word), do=f"use the nearest: {near[0]}, or another"
+            )
 
 
 def load_target(name: str) -> Target:
@@ -174,7 +202,9 @@ def _target(file: TargetFile, variant_name: str, mode_name: str | None, asked: s
         memory_gib=variant.memory_gib.value,
         bandwidth_gbs=variant.bandwidth_gbs.value * (mode.bandwidth_scale.value if mode else 1.0),
         cache_mib=variant.cache_mib.value,
-        units=variant.units.value,
+        units=(mode.units if mode and mode.units else variant.units).value,
+        power_w=variant.power_w.value if variant.power_w else None,
+        energy_scale=file.energy_scale.value if file.energy_scale else 1.0,
         tensorrt=file.tensorrt.value,
         rtx_capability=file.rtx_capability.value,
         peaks_tops={key: fact.value * scale for key, fact in file.peaks_tops.items()},

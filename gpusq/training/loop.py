@@ -20,10 +20,17 @@ LOOK_EVERY = 10  # steps between reading the loss back (a read waits for a GPU)
 
 @dataclass(frozen=True)
 class Batch:
-    """Images [B, C, H, W] float32 and labels [B] int64 (None where there are none)."""
+    """Images [B, C, H, W] float32; labels [B] int64 of classification; targets of detection, one pair for each image:
+    classes [n] int64 and boxes [n, 4] float32 (cx, cy, w, h in 0..1), crowds left out. None where there are none."""
 
     images: Tensor
     labels: Tensor | None
+    targets: tuple[tuple[Tensor, Tensor], ...] | None = None
+
+    @property
+    def truth(self) -> Tensor | tuple[tuple[Tensor, Tensor], ...] | None:
+        """What the images are known to show: labels, targets, or None."""
+        return self.labels if self.targets is None else self.targets
 
 
 @dataclass(frozen=True)
@@ -225,4 +232,5 @@ def _identity(settings: Settings, images: int, accelerator: Any) -> dict[str, An
 
 def _to(batch: Batch, device: torch.device) -> Batch:
     labels = None if batch.labels is None else batch.labels.to(device, non_blocking=True)
-    return Batch(batch.images.to(device, non_blocking=True), labels)
+    targets = None if batch.targets is None else tuple((c.to(device), b.to(device)) for c, b in batch.targets)
+    return Batch(batch.images.to(device, non_blocking=True), labels, targets)

@@ -36,6 +36,8 @@ def test_self_parity_sees_a_model_that_tips_over_by_a_hair() -> None:
     import torch
     from torch import nn
 
+    from gpusq.models import LoadedModel, ModelDescription
+
     class Cliff(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             up = (x.flatten(1).mean(dim=1, keepdim=True) > 1.0).float()
@@ -43,9 +45,24 @@ def test_self_parity_sees_a_model_that_tips_over_by_a_hair() -> None:
 
     class State:
         module = Cliff()
+        loaded = LoadedModel(
+            ModelDescription(
+                source="new",
+                family="custom",
+                config={},
+                architecture="Cliff",
+                input_shape=(1, 2, 2),
+                mean=(0.0,),
+                std=(1.0,),
+                classes=("up", "down"),
+            ),
+            module,
+            (),
+            {},
+        )
 
     images = np.concatenate([np.full((3, 1, 2, 2), 1.0), np.full((5, 1, 2, 2), 0.5)]).astype(np.float32)
     expected = State.module(torch.from_numpy(images)).numpy()
-    found = self_parity(State(), images, expected)  # type: ignore[arg-type]
+    found = self_parity(State(), images, {"logits": expected})  # type: ignore[arg-type]
     assert found["n"] == 8
     assert found["top1"] == 5 / 8

@@ -18,7 +18,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-FAMILIES = ("a100", "agx-orin", "cpu")
+FAMILIES = ("a100", "h100", "agx-orin", "cpu")
 
 
 def shipped(family: str) -> str:
@@ -56,6 +56,24 @@ def test_published_peaks() -> None:
     modes = {m: load_target(f"agx-orin-64gb@{m}").peak("int8", "2:4") for m in ("50W", "30W", "15W")}
     assert modes == pytest.approx({"50W": 109, "30W": 41, "15W": 14}, rel=0.01)
     assert load_target("agx-orin-32gb").peak("int8") == pytest.approx(53.3, rel=0.01)
+    assert load_target("a100-80gb-pcie").bandwidth_gbs == 1935
+    assert load_target("h100-pcie").peak("fp8", "2:4") == pytest.approx(3026, rel=0.001)
+    assert load_target("h200").peak("bf16") == load_target("h100").peak("bf16") == 989
+    assert load_target("h200").bandwidth_gbs == 4800
+
+
+def test_what_a_power_mode_switches_off() -> None:
+    modes = {m: load_target(f"agx-orin-64gb@{m}") for m in ("MAXN", "50W", "30W", "15W")}
+    assert [t.units for t in modes.values()] == [16, 16, 8, 6]
+    assert modes["30W"].bandwidth_gbs == modes["MAXN"].bandwidth_gbs
+    assert modes["15W"].bandwidth_gbs == pytest.approx(204.8 * 2133 / 3200, rel=0.001)
+
+
+def test_hopper_has_fp8_and_no_int4() -> None:
+    h100 = load_target("h100")
+    assert h100.peak("fp8") == h100.peak("int8")
+    with pytest.raises(UsageError, match="fp8/dense"):
+        h100.peak("int4")
 
 
 def test_tensor_core_peaks_follow_one_formula() -> None:
@@ -71,7 +89,7 @@ def test_a_cpu_has_no_2_4_gain_and_no_half_precision() -> None:
         cpu.peak("fp16")
 
 
-@pytest.mark.parametrize(("dtype", "sparsity"), [("fp8", "dense"), ("int8", "4:8"), ("", "dense")])
+@pytest.mark.parametrize(("dtype", "sparsity"), [("fp8", "dense"), ("fp4", "dense"), ("int8", "4:8"), ("", "dense")])
 def test_unknown_paths_are_refused(dtype: str, sparsity: str) -> None:
     with pytest.raises(UsageError):
         load_target("a100").peak(dtype, sparsity)
@@ -161,8 +179,13 @@ def test_fits_of_one_gpu_generation_share_their_provenance() -> None:
 
 def test_paths_without_a_fit_take_the_nearest() -> None:
     a100 = load_target("a100")
-    assert a100.fit_of("int4", "2:4") == a100.fit["int8/2:4"]
-    assert a100.fit_of("fp32", "2:4") == a100.fit["fp32/dense"]
+    own, taken = a100.fit["int8/2:4"], a100.fit_of("int4", "2:4")
+    assert taken.compute_efficiency == own.compute_efficiency
+    assert taken.scaled
+    assert not own.scaled
+    assert taken.error_p90 > own.error_p90
+    assert a100.fit_of("fp32", "2:4").scaled
+    assert a100.fit_of("int8", "2:4") is own
 
 
 def test_no_torch_is_imported() -> None:

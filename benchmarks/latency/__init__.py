@@ -1,0 +1,1 @@
+"""The study behind the latency predictor: data, fits, held-out errors, intervals."""

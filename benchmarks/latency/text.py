@@ -1,0 +1,128 @@
+"""The words of docs/latency.md; every figure in them is computed from the study."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from latency.data import provenance
+from latency.gemms import mape
+
+if TYPE_CHECKING:
+    from fit_latency import Study
+
+
+def headlines(found: Study) -> list[str]:
+    """The figures that matter, in a list."""
+    lines = []
+    for gpu in ("A100", "H100"):
+        part = [p for p in found.paths if p.gpu == gpu]
+        rows = [len(p.held_out_ln) for p in part]
+        held, naive, inside = (
+            np.average([getattr(p, name) for p in part], weights=rows)
+            for name in ("held_out_mape", "naive_mape", "coverage")
+        )
+        worst = max(part, key=lambda p: p.held_out_mape)
+        lines.append(
+            f"- One GEMM on {gpu} PCIe, its workload left out: {held:.1%} mean absolute error (worst path {worst.path}"
+            f" {worst.held_out_mape:.1%}; peak roofline {naive:.1%}), {inside:.1%} inside the 90 % interval."
+        )
+    transfer = mape(np.concatenate(list(found.transfer["H100 to A100"].values())))
+    lines.append(f"- H100 parameters on the A100, with no A100 row seen: {transfer:.1%}.")
+    for way, held in found.models.across.items():
+        p90 = np.quantile(np.abs(np.expm1(held.ln)), 0.9)
+        lines.append(f"- Whole encoders on A100, {way}: {mape(held.ln):.1%} mean, {p90:.1%} at the 90th percentile.")
+    orin = found.orin
+    lines.append(
+        f"- Jetson Orin, {len(orin.carried)} published engines: {mape(orin.by_group.every):.1%} with the row's group"
+        f" left out, {mape(orin.by_source.every):.1%} with its whole source left out, {mape(orin.carried):.1%} with"
+        " A100 parameters as they are."
+    )
+    return [
+        *lines,
+        "",
+        "Nothing here was measured by this project on an A100, an H100 or an Orin: the data are other people's. All",
+        "predictions are labelled `predicted`. This page is written by `python benchmarks/latency_report.py`.",
+        "",
+    ]
+
+
+BEFORE = f"""## Method
+
+A GEMM [m, k] x [k, n] takes t0 + |(compute, dram, cache, latency)|, a norm whose order is fitted:
+
+- compute: waves of output tiles over the streaming multiprocessors at a share of the datasheet peak, the
+  cheapest of nine tile shapes; where the board's power is less than operations a second times their energy,
+  power sets the rate, and long kernels lose a little more;
+- dram: each operand once at a share of the bandwidth, less what the cache kept since its last use. A benchmark
+  repeats a call on warm operands; inside a model the other layers' weights pass in between, so weights come
+  from DRAM unless the whole model fits;
+- cache: that rest, or operands as often as waves of tiles reread them;
+- latency: the steps of one tile along k.
+
+Eight parameters for each device, precision and sparsity are fitted by damped Gauss-Newton on logarithms with a
+prior (`gpusq.latency.fit`; `gpusq calibrate` uses the same function). Peaks, bandwidth, units, cache and watts
+come from data sheets, energy is compared between processes by TSMC's published 30 % from N7 to N5: that is what
+carries parameters from one GPU to another. The six constants shared by all paths, and the form itself, were
+chosen with all of the GEMM table in view; the figures below leave workloads out of the parameters, not out of
+that choice.
+
+A model is a sequence of kernels: what TensorRT fuses is fused, each kernel costs a gap, GEMMs their model's
+time with the compute term times a factor per path, attention its products at one rate plus the first head's
+time, other operators their traffic. Depthwise convolutions count as traffic. These engine parameters are
+fitted to whole published encoders.
+
+Intervals are conformal: the 90 % quantile of |ln(predicted / measured)| over held-out rows, for GEMMs in up to
+four bands of predicted time. Coverage in the tables is nested: the rows that are counted touched neither the
+parameters nor the quantile. A path without a fit (INT4; FP16 2:4 on H100) takes the nearest path's efficiencies
+with its own peak, is marked `scaled`, and has twice the interval (assumed).
+
+## Data
+
+- {provenance()}. 1,074 rows on A100 80GB PCIe, 963 on H100 PCIe; layers of five language models and squares.
+- Whole encoders on A100-40GB from the READMEs of TensorRT demoBERT (TensorRT 10.x) and AITemplate.
+- Orin: READMEs of onnxsim, NanoOWL and EfficientViT, and NVIDIA's rates for the Orin Nano before and after
+  "Super". EfficientViT is rebuilt from its paper, its multiply-accumulates agree with the README's.
+
+`benchmarks/data/README.md` names sources and licences.
+""".splitlines()
+
+AFTER_GEMMS = """Squares are extrapolation: the other workloads have n and k of 2048 and more, the squares begin at 64
+and go to 65536. Dense INT8 on H100 is the worst path because its library kernels change erratically with the shape.
+
+## Parameters of one GPU on the other
+
+From H100 to A100 is the test of the physics: none of the A100's times is used, only its data sheet. The reverse
+is worse: a board that is not held back by its power says little of the energy that holds back another.
+""".splitlines()
+
+AFTER_MODELS = """FasterTransformer runs slower than an engine because it does not join operators: attention is two
+products with the scores in memory and a softmax between, and biases, GELU, residuals and transposes are kernels
+of their own. `predict(..., fused=False)` models that and explains about half of the difference; the rest are its older
+kernels. Its INT8 mode also converts between layers. The 2:4 row left out is the worst group, as no other row
+says what TensorRT's sparse kernels do.
+""".splitlines()
+
+CANNOT = """## Power modes of the AGX Orin
+
+A mode sets the peak by NVIDIA's published TOPS (171, 109, 41 and 14 sparse INT8 TOPS at MAXN, 50 W, 30 W and 15
+W), the multiprocessors by the TPCs left on (8, 8, 4, 3) and the memory clock (2133 of 3200 MHz at 15 W,
+uncapped above) by NVIDIA's `nvpmodel` table. `python benchmarks/check_orin_latency.py` prints the answers. No
+published row says what a ViT takes in another mode than the maker's own, so the order is checked, not the size.
+
+## What it cannot know
+
+- Library versions. The GEMMs are those of CUDA 12.9; TensorRT picks its own kernels, and another version
+  others.
+- Clocks and temperature of your board. A locked clock or a hot case changes everything in proportion.
+- Batch-1 latency of runtimes that do not replay a graph: launches are then the host's.
+- The Orin's GEMMs: no public table. Its GEMM parameters are the A100's; only the engine's were refitted. A
+  model unlike the ones above is off by what the left-out source shows.
+- 2:4 in TensorRT beyond one encoder at sequence 128, and whole models on H100 and H200: nothing is published.
+  The H100's engine parameters are the A100's, with an interval widened by an assumption.
+- FP32 means IEEE float32. TensorRT uses TF32 unless told not to, which is several times faster.
+- INT4 has no TensorRT path on these devices; its figures are scaled peaks.
+
+Measure ten layers on your device and run `gpusq calibrate`: the table of anchors shows what that is worth.
+""".splitlines()

@@ -1,0 +1,189 @@
+"""How far the detections of two forms of one model are apart, compared as sets: the order of queries means nothing.
+
+Detectors that choose their queries by top-k give the same detections in another order after the smallest change, and
+with fresh weights all scores are nearly equal; so detections are paired by class and overlap, best overlap first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from gpusq.errors import NonFiniteError, ParityError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Activation = Literal["softmax", "sigmoid"]
+CONFIDENT = 0.3
+TOP = 100
+
+
+@dataclass(frozen=True)
+class Found:
+    """The detections of one image. scores [n] 0..1, classes [n] int, boxes [n, 4] as x0, y0, x1, y1 in any unit."""
+
+    scores: NDArray[Any]
+    classes: NDArray[Any]
+    boxes: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class BoxParity:
+    """Detections of two forms. share: pairs over n, 0 to 1 (1.0 where both are empty).
+
+    score: mean |score difference| of the pairs. worst_score: the largest. mean_iou: mean overlap of the pairs.
+    n: pairs and those left alone, of each image's worse side. images: how many.
+    """
+
+    share: float
+    score: float
+    worst_score: float
+    mean_iou: float
+    n: int
+    images: int
+
+
+def found_of(logits: NDArray[Any], boxes: NDArray[Any], activation: Activation, *, top: int = TOP) -> tuple[Found, ...]:
+    """The `top` best (query, class) answers of each image, ready for `match_detections`.
+
+    logits [n, Q, K'] (softmax: the last column is "no object"), boxes [n, Q, 4] as cx, cy, w, h. With softmax each
+    query gives its best class, with sigmoid each pair counts, as the detectors' own post-processing has it.
+    Raises ParityError for other shapes, NonFiniteError for NaN or infinity.
+    """
+    if logits.ndim != 3 or boxes.shape != (*logits.shape[:2], 4):
+        raise ParityError("logits [n, Q, K] and boxes [n, Q, 4] were expected", got=f"{logits.shape} and {boxes.shape}")
+    for name, array in (("logits", logits), ("boxes", boxes)):
+        if not np.isfinite(array).all():
+            raise NonFiniteError(f"parity: {name} must be finite", got=f"{int((~np.isfinite(array)).sum())} are not")
+    if activation not in ("softmax", "sigmoid"):
+        raise ParityError("an activation is softmax or sigmoid", got=repr(activation))
+    return tuple(_best(one, corners(box), activation, top) for one, box in zip(logits, boxes, strict=True))
+
+
+def _best(logits: NDArray[Any], boxes: NDArray[Any], activation: Activation, top: int) -> Found:
+    values = logits.astype(np.float64)
+    if activation == "softmax":
+        powers = np.exp(values - values.max(axis=-1, keepdims=True))
+        scores = (powers / powers.sum(axis=-1, keepdims=True))[:, :-1]
+        queries, classes = np.arange(len(scores)), scores.argmax(axis=-1)
+    else:
+        scores = 1 / (1 + np.exp(-np.clip(values, -700, 700)))
+        queries, classes = (x.ravel() for x in np.indices(scores.shape))
+    kept = np.argsort(-scores[queries, classes], kind="stable")[:top]
+    queries, classes = queries[kept], classes[kept]
+    return Found(scores[queries, classes], classes, boxes[queries])
+
+
+def corners(boxes: NDArray[Any]) -> NDArray[Any]:
+    """[..., 4] cx, cy, w, h -> x0, y0, x1, y1, in float64."""
+    centre, half = boxes[..., :2].astype(np.float64), boxes[..., 2:].astype(np.float64) / 2
+    return np.concatenate([centre - half, centre + half], axis=-1)
+
+
+def match_detections(
+    a: Sequence[Found], b: Sequence[Found], iou: float = 0.5, *, confident: float = CONFIDENT
+) -> BoxParity:
+    """Pair the detections of a and b, image by image: same class, overlap of at least `iou`, the best overlap first.
+
+    Compared are detections that score at least `confident` on either side; their partner may score less, so that a
+    score on the edge is no loss. Where there is less than one confident detection for each image (fresh weights), the
+    better half of each image's answers is compared instead. Symmetric in a and b, whatever the order within an image.
+    Raises ParityError for different numbers of images.
+    """
+    if len(a) != len(b) or not len(a):
+        raise ParityError("detections of the same images were expected", got=f"{len(a)} and {len(b)} images")
+    sure = max(sum(int((x.scores >= confident).sum()) for x in side) for side in (a, b))
+    least = confident if sure >= len(a) else None
+    pairs = [_pairs(x, y, iou, least) for x, y in zip(a, b, strict=True)]
+    matched, lone = sum(len(p.score) for p in pairs), sum(p.lone for p in pairs)
+    score, overlap = np.concatenate([p.score for p in pairs]), np.concatenate([p.overlap for p in pairs])
+    return BoxParity(
+        matched / (matched + lone) if matched + lone else 1.0,
+        float(score.mean()) if matched else 0.0,
+        float(score.max()) if matched else 0.0,
+        float(overlap.mean()) if matched else 0.0,
+        matched + lone,
+        len(a),
+    )
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Of one image: score difference and overlap of each pair, and how many of the worse side stayed alone."""
+
+    score: NDArray[Any]
+    overlap: NDArray[Any]
+    lone: int
+
+
+def _pairs(a: Found, b: Found, iou: float, least: float | None) -> _Pairs:
+    a, b = _sorted(a), _sorted(b)
+    sure_a, sure_b = _sure(a, least), _sure(b, least)
+    allowed = (a.classes[:, None] == b.classes[None]) & (sure_a[:, None] | sure_b[None])
+    overlap = np.where(allowed, overlaps(a.boxes, b.boxes), -1.0)
+    difference = np.abs(a.scores[:, None] - b.scores[None])
+    rows, columns = _greedy(overlap, difference, iou)
+    lone = max(int(sure_a.sum() - sure_a[rows].sum()), int(sure_b.sum() - sure_b[columns].sum()))
+    return _Pairs(difference[rows, columns], overlap[rows, columns], lone)
+
+
+def _sorted(found: Found) -> Found:
+    """The same detections in an order that depends on nothing but themselves, so that ties are broken alike."""
+    order = np.lexsort((*found.boxes.T, found.scores, found.classes))
+    return Found(found.scores[order], found.classes[order], found.boxes[order])
+
+
+def _greedy(overlap: NDArray[Any], difference: NDArray[Any], iou: float) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Rows and columns of the pairs: largest overlap first, among equal overlaps the nearest scores."""
+    rows, columns = np.nonzero(overlap >= iou)
+    near = np.round(overlap[rows, columns], 3)  # many queries on one box: let the scores decide
+    order = np.lexsort((np.abs(rows - columns), rows + columns, difference[rows, columns], -near))
+    free_rows, free_columns = np.ones(overlap.shape[0], bool), np.ones(overlap.shape[1], bool)
+    kept: list[int] = []
+    for index in order.tolist():
+        row, column = rows[index], columns[index]
+        if free_rows[row] and free_columns[column]:
+            free_rows[row] = free_columns[column] = False
+            kept.append(index)
+    return rows[kept], columns[kept]
+
+
+def _sure(found: Found, least: float | None) -> NDArray[Any]:
+    if least is None:
+        least = float(np.median(found.scores)) if len(found.scores) else 0.0
+    sure: NDArray[Any] = found.scores >= least
+    return sure
+
+
+def overlaps(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+    """Intersection over union of boxes [n, 4] and [m, 4] (x0, y0, x1, y1) -> [n, m]; 1 for two equal empty boxes."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    both = np.prod(np.clip(high - low, 0, None), axis=-1)
+    union = _area(a)[:, None] + _area(b)[None] - both
+    same = np.all(np.isclose(a[:, None], b[None], atol=1e-6), axis=-1)
+    shares: NDArray[Any] = np.divide(both, union, out=same.astype(np.float64), where=union > 1e-12)
+    return shares
+
+
+def _area(boxes: NDArray[Any]) -> NDArray[Any]:
+    area: NDArray[Any] = np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=-1)
+    return area
+
+
+def check_boxes(parity: BoxParity, least_share: float, most_score_difference: float, what: str) -> None:
+    """Raises ParityError where fewer than `least_share` (0 to 1) of the detections have a partner, or where the mean
+
+    score difference of the pairs exceeds `most_score_difference`.
+    """
+    if parity.share < least_share or parity.score > most_score_difference:
+        raise ParityError(
+            f"{what} must find the same boxes: at least {least_share:.1%} of them, with scores that differ by at most "
+            f"{most_score_difference:.2g} in the mean",
+            got=f"{parity.share:.1%} and {parity.score:.2g} on {parity.n} detections in {parity.images} images",
+            do="compare the layers' outputs; if the difference is accepted, lower the bar in the recipe",
+        )

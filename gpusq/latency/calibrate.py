@@ -1,0 +1,165 @@
+"""Refit a target to measurements and write it as a target file that says where its numbers come from."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpusq.errors import UsageError
+from gpusq.latency.engine_fit import fit_engine
+from gpusq.latency.engine_fit import ln_errors as engine_ln_errors
+from gpusq.latency.fit import fit_gemms, predicted_us
+from gpusq.latency.gemm import speed_of
+from gpusq.latency.held_out import PathResult, half_width, held_out_split, mape
+from gpusq.latency.interval import LEAST_IN_BAND, error_bands
+from gpusq.latency.points import GemmPoint, Points, measured_of
+from gpusq.latency.target_toml import target_toml
+from gpusq.targets import Fit, Target, load_target, read_target_file
+from gpusq.targets.facts import TargetFile
+from gpusq.targets.target import parse_target_file
+
+Floats = NDArray[np.float64]
+ENGINE = "engine"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A fitted target. how: how rows were held out. file: what is written; comments: above it."""
+
+    name: str
+    title: str
+    source: str
+    how: str
+    paths: tuple[PathResult, ...]
+    file: TargetFile
+    comments: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, without the file."""
+        return {
+            "name": self.name,
+            "source": self.source,
+            "held_out_by": self.how,
+            "paths": [vars(path) for path in self.paths],
+            "fits": {key: fit.model_dump(mode="json") for key, fit in self.file.fits.items()},
+            "engine": self.file.engine.model_dump(mode="json"),
+        }
+
+
+def calibrated(target_name: str, points: Points, *, holdout: float = 0.0, name: str = "") -> Calibration:
+    """Fit every path that was measured; what was not keeps the facts of the target.
+
+    target_name: the nearest known device, whose fits are the prior. holdout: share (0 to 0.9) of each path's shapes
+    that the fit does not see and whose error is stated; 0: all are fitted, and the error is that of leaving each one
+    (or each of MOST_FOLDS parts) out in turn. Raises UsageError for no points or a path that the target has not.
+    """
+    target = load_target(target_name)
+    if not points.gemms and not points.encoders:
+        raise UsageError("calibration needs measured rows", got="none", do="measure or list at least ten shapes")
+    date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+    origin = f"calibrated {date} on {len(points.gemms)} GEMMs and {len(points.encoders)} encoders of {points.source}"
+    origin += f" (sha256 {points.sha256[:12]})" if points.sha256 else ""
+    how = f"{holdout:.0%} of the shapes, not in the fit" if holdout else "leaving rows out in turn"
+    fits, results = dict(target.fit), []
+    for key, rows in points.by_path().items():
+        _check_path(target, key)
+        fits[key], result = _path_fit(target, key, rows, holdout, origin)
+        results.append(result)
+    fitted = target.model_copy(update={"fit": fits})
+    engine = target.engine
+    if points.encoders:
+        engine, result = _engine_fit(fitted, points, holdout, origin)
+        results.append(result)
+    file = _file(target_name, target, fits, engine, name or f"{target.name.partition('@')[0]}-calibrated")
+    libraries = {"gpusq": importlib.metadata.version("gpusq")} | points.conditions
+    comments = (
+        f"{origin}; from the facts of {target.name}.",
+        f"source sha256 {points.sha256 or 'none: measured by this command'}; held out: {how}",
+        *(f"{r.key}: {r.rows} rows, error {_shown(r.before)} before, {_shown(r.held_out)} held out" for r in results),
+        "conditions: " + ", ".join(f"{key} {value}" for key, value in libraries.items()),
+    )
+    return Calibration(file.default, target.title, points.source, how, tuple(results), file, comments)
+
+
+def write_target(result: Calibration, path: Path) -> None:
+    """Write the target file, readable by `load_target(str(path))`. Raises UsageError for a name without .toml."""
+    if path.suffix != ".toml":
+        raise UsageError("a target file ends in .toml", got=str(path), do="name it so, since --target tells it by that")
+    path.write_text(target_toml(result.file, result.comments), encoding="utf-8")
+
+
+def _check_path(target: Target, key: str) -> None:
+    if key not in target.peaks_tops:
+        raise UsageError(
+            f"target {target.name} has the paths {', '.join(target.peaks_tops)}",
+            got=f"rows of {key}",
+            do="leave these rows out, or name the device that they were measured on",
+        )
+
+
+def _shown(share: float | None) -> str:
+    return "not known" if share is None else f"{100 * share:.1f} %"
+
+
+def _path_fit(
+    target: Target, key: str, rows: Sequence[GemmPoint], holdout: float, origin: str
+) -> tuple[Fit, PathResult]:
+    dtype, sparsity = key.split("/")
+    speed, start = speed_of(target, dtype, sparsity), target.fit_of(dtype, sparsity)
+
+    def fit(kept: Sequence[GemmPoint]) -> Fit:
+        return fit_gemms(measured_of(kept), speed, start)
+
+    def errors(model: Fit, left: Sequence[GemmPoint]) -> Floats:
+        measured = measured_of(left)
+        return np.log(predicted_us(measured.gemms, speed, model) / measured.us)
+
+    split = held_out_split(rows, holdout, fit, errors, start)
+    error = half_width(split.unseen, start.error_p90)
+    bands: Any = ()
+    if len(split.unseen) >= 2 * LEAST_IN_BAND:
+        bands = error_bands(np.array([row.us for row in split.left]) * np.exp(split.unseen), split.unseen)
+    said = "the fit did no better, so the parameters stay" if split.kept_prior else f"{len(split.inside)} rows of {key}"
+    source = f"{origin}; {said}; held-out error {_shown(mape(split.unseen))}; prior: {target.name}"
+    update = {"error_p90": round(error, 4), "bands": bands, "source": source, "scaled": False}
+    return split.chosen.model_copy(update=update), split.result(key, errors, start, rows, error)
+
+
+def _engine_fit(target: Target, points: Points, holdout: float, origin: str) -> tuple[Any, PathResult]:
+    rows = sorted(points.encoders, key=lambda p: p.us)
+
+    def fit(kept: Sequence[Any]) -> Target:
+        return target.model_copy(update={"engine": fit_engine(kept, target)})
+
+    def errors(model: Target, left: Sequence[Any]) -> Floats:
+        return engine_ln_errors(left, model)
+
+    split = held_out_split(rows, holdout, fit, errors, target)
+    error = half_width(split.unseen, target.engine.error_p90)
+    source = f"{origin}; {len(split.inside)} whole encoders; held-out error {_shown(mape(split.unseen))}"
+    engine = split.chosen.engine.model_copy(update={"error_p90": round(error, 4), "source": source})
+    return engine, split.result(ENGINE, errors, target, rows, error)
+
+
+def _file(target_name: str, target: Target, fits: dict[str, Fit], engine: Any, name: str) -> TargetFile:
+    """The base file with one variant under a new name, in the power mode that was measured."""
+    file = _base_file(target_name, target)
+    variant = file.variants[target.name.partition("@")[0]].model_copy(update={"default_mode": target.power_mode})
+    update = {"default": name, "variants": {name: variant}, "fits": fits, "engine": engine}
+    return TargetFile.model_validate(file.model_copy(update=update).model_dump(mode="json"))
+
+
+def _base_file(target_name: str, target: Target) -> TargetFile:
+    base = target_name.strip().partition("@")[0]
+    if base.endswith(".toml"):
+        return read_target_file(Path(base))
+    text = resources.files("gpusq.targets").joinpath(f"{target.family}.toml").read_text(encoding="utf-8")
+    return parse_target_file(text, f"{target.family}.toml")

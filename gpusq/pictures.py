@@ -1,0 +1,61 @@
+"""What the dense and the compressed detector see on test images, side by side with the annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from gpusq.artifacts import Artifact
+    from gpusq.reports import Picture
+    from gpusq.stages.stage import Context
+
+PICTURES = 6
+THRESHOLD = 0.3
+"""Scores below are not drawn."""
+
+
+def detection_pictures(named: Mapping[str, Artifact], context: Context, count: int = PICTURES) -> list[Picture]:
+    """One picture for each of `count` annotated test images: a panel for each artifact, then the annotations.
+
+    named: panel title -> artifact that runs here (models, ONNX, CPU engines). Empty where the run's images carry no
+    boxes or no artifact is given. The images are those with most boxes, in the order of the set.
+    """
+    from gpusq.data import detections_of, task_of
+    from gpusq.reports import Picture
+    from gpusq.reports.box_pictures import box_pictures
+    from gpusq.scoring import predictor_of
+    from gpusq.stages.images import loader_of
+
+    test = context.data.test if context.data is not None else None
+    if test is None or task_of(test) != "detection" or not test.supervised or not named:
+        return []
+    context.progress("pictures", 0, None, f"boxes of {' and '.join(named)} on test images")
+    about = next(iter(named.values())).read_json("model.json")
+    chosen = _most_boxes(test, count)
+    batch = loader_of(test, about).batch(chosen)
+    targets = batch.targets or ()
+    found: dict[str, Sequence[Any]] = {}
+    for title, artifact in named.items():
+        outputs = predictor_of(artifact)[1](batch.pixel_values)
+        found[title] = [
+            detections_of(logits, boxes, about["activation"], target.size)
+            for logits, boxes, target in zip(outputs["logits"], outputs["boxes"], targets, strict=True)
+        ]
+    readable = [i for i in chosen if test.ids[i] in set(batch.ids)]
+    images = [test.image(i) for i in readable]
+    drawn = box_pictures(images, found, targets, THRESHOLD, about["classes"], batch.ids)
+    titles = ", ".join([*named, "annotations"])
+    return [
+        Picture(caption=f"{name}: {titles}; scores from {THRESHOLD:.0%}", svg=svg)
+        for name, svg in zip(batch.ids, drawn, strict=True)
+    ]
+
+
+def _most_boxes(test: Any, count: int) -> list[int]:
+    """Indices of the images with most boxes, ascending."""
+    sizes = np.array([len(test.boxes(i).learnable()) for i in range(len(test))])
+    order = np.argsort(-sizes, kind="stable")[:count]
+    return sorted(int(i) for i in order if sizes[i])

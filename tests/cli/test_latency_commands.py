@@ -1,0 +1,200 @@
+"""`gpusq predict` and `gpusq calibrate` as a user runs them: four kinds of input, JSON, CSV, page, refusals."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from gpusq.targets import load_target
+from tests.chain import Chain
+from tests.cli.commands import ROOT, gpusq, gpusq_json
+from tests.latency.onnx_files import dense, linear, model, node
+
+ROWS = ROOT / "tests" / "latency" / "a100_rows.csv"
+
+
+@pytest.fixture
+def onnx_file(tmp_path: Path) -> Path:
+    path = tmp_path / "model.onnx"
+    onnx.save(linear(), path)
+    return path
+
+
+def refusal(*args: object) -> dict[str, Any]:
+    """The error object of a command that is refused, in JSON; its message is the same in words."""
+    result = gpusq(*args, "--json")
+    error = json.loads(result.stdout)["error"]
+    assert result.exit_code == error["exit_code"] > 0
+    assert result.exit_code != 70, result.output
+    assert error["what"] in result.stderr
+    return error
+
+
+def test_one_gemm_on_several_targets() -> None:
+    found = gpusq_json(
+        "predict", "--gemm", "197x3072x768", "--dtype", "int8", "--sparsity", "2:4", "-t", "a100", "-t", "agx-orin@30W"
+    )
+    assert found["status"] == "predicted"
+    assert [row["device"] for row in found["rows"]] == ["a100", "agx-orin@30W"]
+    for row in found["rows"]:
+        assert row["low_us"] < row["latency_us"] < row["high_us"]
+        assert (row["m"], row["n"], row["k"], row["sparsity"]) == (197, 3072, 768, "2:4")
+    assert "197x3072x768" in gpusq("predict", "--gemm", "197x3072x768").output
+
+
+def test_a_table_in_and_out(tmp_path: Path) -> None:
+    path, out = tmp_path / "rows.csv", tmp_path / "out.csv"
+    path.write_text(
+        "kind,device,dtype,sparsity,m,n,k,layers,width,heads,mlp,tokens,batch\n"
+        "encoder,h100-pcie,bf16,dense,,,,2,768,12,3072,197,8\ngemm,a100-40gb,int8,2:4,197,3072,768,,,,,,\n"
+    )
+    rows = gpusq_json("predict", path)["rows"]
+    assert [row["kind"] for row in rows] == ["encoder", "gemm"]
+    assert gpusq("predict", path, "--out", out).exit_code == 0
+    written = list(csv.DictReader(out.read_text(encoding="utf-8").splitlines()))
+    assert [float(row["latency_us"]) for row in written] == [row["latency_us"] for row in rows]
+    assert list(written[0])[-4:] == ["latency_us", "low_us", "high_us", "bound"]
+    assert "12 heads" in gpusq("predict", path).output
+
+
+def test_an_onnx_file_per_layer(onnx_file: Path) -> None:
+    found = gpusq_json("predict", onnx_file, "-t", "a100", "-t", "cpu", "-b", 1, "-b", 8)
+    assert [(row["device"], row["batch"]) for row in found["rows"]] == [
+        ("a100-40gb", 1),
+        ("a100-40gb", 8),
+        ("cpu", 1),
+        ("cpu", 8),
+    ]
+    (operator,) = found["rows"][0]["operators"]
+    assert operator["name"] == "fc"
+    assert operator["low_us"] < operator["us"] < operator["high_us"]
+    assert found["rows"][0]["precision"] == "fp32"
+    assert gpusq_json("predict", onnx_file, "--base", "fp16")["rows"][0]["precision"] == "fp16"
+    assert "1 GEMM layers" in gpusq("predict", onnx_file).output
+
+
+def test_unknown_operators_are_named(tmp_path: Path) -> None:
+    made = model(
+        [node("MatMul", ["x", "w"], "a", "fc/MatMul"), node("Magic", ["a"], "y", domain="acme")],
+        {"w": dense(8, 16)},
+        {"x": ["batch", 5, 8]},
+        domains=["acme"],
+    )
+    onnx.save(made, tmp_path / "m.onnx")
+    assert gpusq_json("predict", tmp_path / "m.onnx")["unknown_operators"] == {"acme::Magic": 1}
+    assert "acme::Magic x1" in gpusq("predict", tmp_path / "m.onnx").output
+
+
+def test_an_open_dimension_is_mended_with_shape(tmp_path: Path) -> None:
+    made = model([node("MatMul", ["x", "w"], "y", "fc/MatMul")], {"w": dense(8, 16)}, {"x": ["batch", "tokens", 8]})
+    onnx.save(made, tmp_path / "m.onnx")
+    error = refusal("predict", tmp_path / "m.onnx")
+    assert "'tokens'" in error["got"]
+    assert "--shape x=1x?x8" in error["do"]
+    found = gpusq_json("predict", tmp_path / "m.onnx", "--shape", "x=1x197x8")
+    assert found["model"]["macs"] == 197 * 8 * 16
+
+
+def test_an_artifact_is_predicted_without_its_file(chain: Chain) -> None:
+    artifact = chain.artifact("export")
+    found = gpusq_json("predict", f"onnx-{artifact.digest[:10]}", "--store", chain.root, "-t", "agx-orin@15W")
+    assert found["model"]["kind"] == "onnx"
+    rows = [row for row in chain.result.report.rows if row.artifact.digest == artifact.digest and row.target == "cpu"]
+    assert {row["batch"] for row in found["rows"]} == {row.batch for row in rows}
+    at_full = gpusq_json("predict", artifact.path, "-t", "agx-orin")
+    assert at_full["rows"][-1]["latency_us"] < found["rows"][-1]["latency_us"]
+
+
+def test_break_even_in_words_in_json_and_on_a_page(chain: Chain, tmp_path: Path) -> None:
+    path, page = chain.artifact("export").path / "model.fp32.onnx", tmp_path / "page.html"
+    a100, found = gpusq_json("predict", path, "--break-even", "-b", 8, "-t", "a100", "-t", "cpu")["decisions"]
+    assert a100["examined"] == found["examined"] == [1, 256]
+    assert {answer["layer"] for answer in found["layers"]} >= set(found["sparse_does_not_pay"]) != set()  # a CPU
+    assert {answer["change"] for answer in found["layers"]} == {"2:4", "INT8"}
+    done = gpusq("predict", path, "--break-even", "-b", 8, "-t", "a100", "-t", "cpu", "--html", page)
+    assert "does not pay in" in done.output
+    assert "sparse-int8 is predicted" in done.output
+    text = page.read_text(encoding="utf-8")
+    assert "Predicted: where 2:4 and INT8 pay" in text
+    assert "predicted, not measured" in text
+    assert "sparse does not pay here" in text
+
+
+REFUSED = [
+    (("predict",), "UsageError", "one of"),
+    (("predict", "--gemm", "8x8"), "UsageError", "MxNxK"),
+    (("predict", "--gemm", "0x8x8"), "UsageError", "from 1 to"),
+    (("predict", "--gemm", "-1x8x8"), "UsageError", "from 1 to"),
+    (("predict", "--gemm", "8x8x99999999"), "UsageError", "from 1 to"),
+    (("predict", "--gemm", "8x8x8", "--dtype", "fp15"), "UsageError", "fp16"),
+    (("predict", "--gemm", "8x8x6", "--sparsity", "2:4"), "UsageError", "divisible by 4"),
+    (("predict", "--gemm", "8x8x8", "-t", "a10"), "UnknownTargetError", "name"),
+    (("predict", "--gemm", "8x8x8", "--break-even"), "UsageError", "takes a model"),
+    (("predict", "absent.onnx"), "UnsupportedModelError", "ONNX file"),
+    (("predict", "absent.csv"), "TableError", "can be read"),
+    (("predict", "rows.csv", "-t", "a100"), "UsageError", "names its own devices"),
+    (("predict", "onnx-123456", "--store", "/nowhere"), "ArtifactNotFoundError", "no store"),
+    (("predict", "m.onnx", "--html", "p.html"), "UsageError", "--break-even"),
+    (("predict", "m.onnx", "--base", "fp17"), "UsageError", "one of"),
+    (("calibrate", "-t", "nothing", "--out", "x.toml"), "UnknownTargetError", "name"),
+    (("calibrate", "-t", "a100", "--csv", "absent.csv", "--out", "x.toml"), "TableError", "can be read"),
+]
+
+
+@pytest.mark.parametrize(("args", "kind", "words"), REFUSED)
+def test_wrong_questions_are_refused_with_a_type(args: tuple[str, ...], kind: str, words: str) -> None:
+    error = refusal(*args)
+    assert error["type"] == kind
+    assert words in error["what"] + error["got"] + error["do"]
+
+
+def test_a_batch_of_nothing_is_refused_as_json() -> None:
+    command = [sys.executable, "-m", "gpusq", "predict", "m.onnx", "-b", "0", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert json.loads(done.stdout)["error"]["exit_code"] == done.returncode == 2
+
+
+def test_bad_shapes_are_refused(onnx_file: Path) -> None:
+    for text in ("x", "x=", "x=1xtwo", "=1x2", "x=0x5x8"):
+        assert refusal("predict", onnx_file, "--shape", text)["type"] == "UsageError"
+
+
+def test_calibrate_from_a_csv(tmp_path: Path) -> None:
+    out = tmp_path / "mine.toml"
+    found = gpusq_json("calibrate", "-t", "h100-pcie", "--csv", ROWS, "--out", out, "--holdout", 0.5, "--name", "mine")
+    assert found["name"] == "mine"
+    assert all(path["held_out"] < path["before"] for path in found["paths"])
+    assert load_target(str(out)).name == "mine"
+    rows = gpusq_json("predict", "--gemm", "197x3072x768", "-t", out)["rows"]
+    assert rows[0]["device"] == str(out)
+    words = gpusq("calibrate", "-t", "a100-80gb-pcie", "--csv", ROWS, "--out", out, "-q").output
+    assert "held out" in words
+    assert f"--target {out}" in words
+
+
+def test_calibrate_without_a_device_says_what_to_do(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a device to calibrate")
+    error = refusal("calibrate", "-t", "h200", "--out", tmp_path / "h.toml")
+    assert error["type"] == "EngineError"
+    assert "--csv" in error["do"]
+    assert not (tmp_path / "h.toml").exists()
+
+
+def test_predict_imports_neither_torch_nor_onnx_for_rows(onnx_file: Path) -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from gpusq.cli.main import app; "
+        "run = CliRunner().invoke; "
+        "assert run(app, ['predict', '--gemm', '8x8x8']).exit_code == 0; print('onnx' in sys.modules); "
+        f"assert run(app, ['predict', {str(onnx_file)!r}]).exit_code == 0; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.split() == ["False", "False"]

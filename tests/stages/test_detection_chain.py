@@ -1,0 +1,196 @@
+"""A detector through the whole chain: trained on drawn squares, compressed, exported, built, judged by COCO AP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gpusq.artifacts import Store
+from gpusq.data import open_data
+from gpusq.errors import ClassMismatchError, ParityError
+from gpusq.pictures import detection_pictures
+from gpusq.pipeline import Compressed, compress
+from gpusq.recipe import Recipe, apply_settings
+from gpusq.stages import Sensitivity
+from gpusq.stages.stage import Context, run_stage
+
+SETTINGS = (
+    "train.epochs=1",
+    "train.batch_size=4",
+    "train.augment=true",
+    "prune.epochs=0.5",
+    "prune.batch_size=4",
+    "prune.calibration_images=4",
+    "qat.epochs=0.5",
+    "qat.batch_size=4",
+    "qat.calibration_images=4",
+    "export.samples=4",
+    "export.agreement=0.0",  # one epoch: all scores are nearly equal
+    "export.fp16_agreement=0.0",
+    "build.agreement=0.0",
+    "build.runtime=onnxruntime",
+    "build.rtx_check=off",
+)
+
+
+def squares(root: Path, count: int, seed: int) -> None:
+    """`count` images of 64 x 64 with one to three bright squares, and their COCO file; the last image is empty."""
+    rng = np.random.default_rng(seed)
+    root.mkdir(parents=True)
+    images, annotations = [], []
+    for index in range(count):
+        pixels = rng.integers(0, 60, (64, 64, 3), dtype=np.uint8)
+        for _ in range(0 if index == count - 1 else int(rng.integers(1, 4))):
+            x, y, side = int(rng.integers(0, 44)), int(rng.integers(0, 44)), int(rng.integers(10, 20))
+            pixels[y : y + side, x : x + side] = 230
+            box = [x, y, side, side]
+            annotations.append({"id": len(annotations) + 1, "image_id": index + 1, "category_id": 1, "bbox": box})
+            annotations[-1] |= {"area": side * side, "iscrowd": 0}
+        Image.fromarray(pixels).save(root / f"{index}.png")
+        images.append({"id": index + 1, "file_name": f"{index}.png", "width": 64, "height": 64})
+    data = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "square"}]}
+    (root / "_annotations.coco.json").write_text(json.dumps(data), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A COCO folder with train and test."""
+    root = tmp_path_factory.mktemp("squares")
+    squares(root / "train", 12, 0)
+    squares(root / "test", 6, 1)
+    return root
+
+
+def context_on(folder: Path, store: Path) -> Context:
+    """A context on the squares."""
+    return Context(store=Store(store), data=open_data(f"coco:{folder}"))
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Compressed, Context]]:
+    """One finished run for cpu and a100."""
+    context = context_on(folder, tmp_path_factory.mktemp("detection") / "store")
+    recipe = replace(Recipe(), model="new:vit-detr-mini?size=60", data=f"coco:{folder}", targets=("cpu", "a100"))
+    yield compress(apply_settings(recipe, SETTINGS), context), context
+
+
+def artifact_of(result: Compressed, kind: str, role: str = "model") -> object:
+    """The artifact of a kind and role."""
+    return next(s.done.artifact for s in result.steps if s.done.artifact.kind == kind and s.role == role)
+
+
+def test_every_stage_is_judged_by_average_precision_over_the_boxes(run: tuple[Compressed, Context]) -> None:
+    result, context = run
+    boxes = sum(len(context.images("test").test.boxes(i)) for i in range(6))  # type: ignore[attr-defined]
+    stages = {row.artifact.stage for row in result.report.rows}
+    assert stages == {"train", "prune", "qat", "export", "build"}
+    for row in result.report.rows:
+        assert row.accuracy is not None
+        assert (row.accuracy.metric, row.accuracy.n) == ("AP", boxes)
+        assert set(row.accuracy.also) == {"AP50", "AP75"}
+        assert row.accuracy.also["AP50"] >= row.accuracy.value
+
+
+def test_the_detector_is_sparse_and_int8_and_its_files_name_both_outputs(run: tuple[Compressed, Context]) -> None:
+    result, _ = run
+    onnx = artifact_of(result, "onnx")
+    names = [entry["name"] for entry in onnx.read_json("signature.json")["outputs"]]  # type: ignore[attr-defined]
+    assert names == ["logits", "boxes"]
+    final = next(r for r in result.report.rows if r.artifact.kind == "engine" and r.artifact.variant == "sparse-int8")
+    assert final.coverage is not None
+    assert final.coverage.sparse > 0.8
+    assert final.coverage.int8 > 0.8
+
+
+def test_the_bundle_carries_the_task_and_both_expected_outputs(run: tuple[Compressed, Context]) -> None:
+    from gpusq.engines import read_bundle
+
+    result, _ = run
+    bundle = read_bundle(artifact_of(result, "bundle").path)  # type: ignore[attr-defined]
+    images, expected = bundle.expected()
+    assert bundle.task == "detection"
+    assert set(expected) == {"logits", "boxes"}
+    assert len(images) == len(expected["boxes"]) == 4
+
+
+def test_pictures_show_both_engines_and_the_truth(run: tuple[Compressed, Context]) -> None:
+    result, context = run
+    engines = {"dense": artifact_of(result, "engine", "dense twin"), "2:4 INT8": artifact_of(result, "engine")}
+    found = detection_pictures(engines, context, 2)  # type: ignore[arg-type]
+    assert len(found) == 2
+    assert all("2:4 INT8" in picture.svg and "2:4 INT8" in picture.caption for picture in found)
+
+
+def test_a_second_run_reuses_every_stage(run: tuple[Compressed, Context], folder: Path) -> None:
+    _, context = run
+    recipe = replace(Recipe(), model="new:vit-detr-mini?size=60", data=f"coco:{folder}", targets=("cpu", "a100"))
+    again = compress(apply_settings(recipe, SETTINGS), context)
+    assert all(step.done.reused for step in again.steps)
+
+
+def test_sensitivity_of_a_detector_counts_points_of_average_precision(run: tuple[Compressed, Context]) -> None:
+    result, context = run
+    quick = Sensitivity(images=4, calibration_images=4, max_drop=100.0, score="magnitude")
+    done = run_stage(quick, artifact_of(result, "dense"), context)  # type: ignore[arg-type]
+    found = done.artifact.read_json("sensitivity.json")
+    assert found["metric"] == "AP"
+    assert all(loss["both"]["error"] > 0 for loss in found["blocks"].values())
+
+
+def test_an_export_whose_boxes_moved_is_not_sealed(
+    run: tuple[Compressed, Context], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpusq.engines.onnxruntime_engine import OnnxRuntimeRunner
+    from gpusq.stages import Export
+
+    result, context = run
+    own = OnnxRuntimeRunner.outputs
+
+    def moved(self: OnnxRuntimeRunner, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        found = own(self, pixels)
+        return {**found, "boxes": found["boxes"] * 0.5}
+
+    monkeypatch.setattr(OnnxRuntimeRunner, "outputs", moved)
+    dense = artifact_of(result, "dense")
+    with pytest.raises(ParityError, match="ONNX Runtime and PyTorch"):
+        run_stage(Export(samples=2, parity_images=4), dense, context)  # type: ignore[arg-type]
+
+
+def test_refuses_annotations_whose_categories_do_not_match_the_head(
+    run: tuple[Compressed, Context], folder: Path, tmp_path: Path
+) -> None:
+    from gpusq.stages import Prune
+
+    result, context = run
+    for split in ("train", "test"):
+        squares(tmp_path / "two" / split, 4, 3)
+        path = tmp_path / "two" / split / "_annotations.coco.json"
+        data = json.loads(path.read_text(encoding="utf-8"))
+        data["categories"].append({"id": 2, "name": "circle"})
+        path.write_text(json.dumps(data), encoding="utf-8")
+    other = replace(context, data=open_data(f"coco:{tmp_path / 'two'}"))
+    before = sorted(a.digest for a in context.store.artifacts())
+    with pytest.raises(ClassMismatchError, match="2 classes"):
+        run_stage(Prune(epochs=0.5), artifact_of(result, "dense"), other)  # type: ignore[arg-type]
+    assert sorted(a.digest for a in context.store.artifacts()) == before
+
+
+def test_refuses_class_folders_for_a_detector_and_boxes_for_a_classifier(
+    run: tuple[Compressed, Context], folder: Path, tmp_path: Path
+) -> None:
+    from gpusq.stages import Intake, Qat
+
+    result, context = run
+    other = replace(context, data=open_data("digits"))
+    with pytest.raises(ClassMismatchError, match="the model does detection"):
+        run_stage(Qat(epochs=0, calibration_images=2), artifact_of(result, "sparse"), other)  # type: ignore[arg-type]
+    boxes = context_on(folder, tmp_path / "store")
+    dense = run_stage(Intake(model="new:vit-test", classes=1), None, replace(boxes, data=None)).artifact
+    with pytest.raises(ClassMismatchError, match="the model does classification"):
+        run_stage(Qat(epochs=0, calibration_images=2), dense, boxes)

@@ -1,4 +1,4 @@
-"""Check what the shipped agx-orin.toml says of published Jetson Orin engines, row by row, and by power mode.
+"""Check what the shipped agx-orin.toml says of published Jetson Orin engines, of 2:4 there, and of power modes.
 
     python benchmarks/check_orin_latency.py
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from latency.orin import VIT_B_16, device_of
+from latency.orin import SPARSE_MLP, VIT_B_16, device_of, mlp
 from latency.orin_study import TESTED
 
 from gpusq.latency import encoder_layers, encoder_workload, predict
@@ -32,6 +32,12 @@ def main() -> None:
         print(f"{row.device:16} {row.model:32} {shown}")
     mean = math.fsum(errors) / len(errors)
     print(f"{inside} of {len(TESTED)} in the 90 % interval, mean error {mean:.1%} (rows that the fit saw)")
+    nano = device_of("Orin Nano Super")
+    for tokens, published in SPARSE_MLP.items():
+        layer = mlp(tokens)
+        dense, sparse = (predict(layer, encoder_layers(layer, sparse=s), nano, 1).ops for s in (False, True))
+        gain = sum(op.us for op in dense) / sum(op.us for op in sparse)
+        print(f"2:4 in FP16, MLP of {tokens:4} tokens: published {published:.2f}x, predicted {gain:.2f}x (not in the fit)")
     workload = encoder_workload(*VIT_B_16)
     for mode in MODES:
         target = load_target(f"agx-orin-64gb@{mode}")

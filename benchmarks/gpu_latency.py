@@ -138,7 +138,8 @@ def page(content: dict[str, Any]) -> str:
     lines += [
         "",
         f"before: {content['target']} as shipped; after: refitted on half of the shapes. Errors are mean absolute",
-        "percentage errors on the other half, which no fit has seen; inside: share of it in the 90 % interval.",
+        "percentage errors on the other half, which no fit has seen; inside: share of it in the 90 % interval, whose",
+        "width that same half has set, so that this is near 90 % by construction.",
         "Encoders are compiled by torch, not built by TensorRT.",
         "",
         "| path | rows | held out | before | after | inside |",

@@ -9,6 +9,7 @@ shipped target files are rewritten too.
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 import fit_latency
@@ -47,13 +48,18 @@ def roofline_picture(found: Study) -> str:
     return scatter("A100 PCIe: the peak roofline on the same rows", TIME, axis, series, (1.0,))
 
 
+def short_name(group: str) -> str:
+    """ "TensorRT demoBERT: BERT-base enc (12x768) seq128 FP16" as "BERT-base seq128 FP16", which a legend holds."""
+    return re.sub(r" enc \(.*?\)|^Megatron/|_patch16_224", "", group.split(": ")[1])
+
+
 def models_picture(found: Study) -> str:
     """Ratios by batch of each group, left out of the engine fit."""
     batches: dict[str, list[int]] = {}
     for model in (m for held in found.models.across.values() for m in held.models):
         batches.setdefault(model.group, []).append(model.batch)
     series = [
-        Series(group.split(": ")[1], np.array(batches[group], dtype=float), np.exp(ln), joined=True)
+        Series(short_name(group), np.array(batches[group], dtype=float), np.exp(ln), joined=True)
         for group, ln in found.models.held_out.ln.items()
     ]
     axis = Axis("batch", 1, 256, logarithmic=True)

@@ -10,13 +10,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from gpusq.engines.receipts.findings import FALLBACK
 from gpusq.finishing import Receipt
 from gpusq.finishing.receipt_file import MEASURED, BuiltEngine
 from gpusq.matrix import Gates
-from gpusq.reports import Row
+from gpusq.reports import Report, Row
 
 Outcome = Literal["pass", "fail", "unknown", "not asked"]
 State = Literal["pass", "fail", "not built"]
+
+UNSCORED = "what compression cost is not in it: no report gives both accuracies"
+
+
+def with_accuracies(receipt: Receipt, reports: Iterable[Report]) -> Receipt:
+    """The receipt with the accuracies that reports of the host give its engines; a device has no labelled images."""
+    known = {row.artifact.digest: row.accuracy for report in reports for row in report.rows if row.accuracy}
+    rows = [row.model_copy(update={"accuracy": known.get(row.artifact.digest, row.accuracy)}) for row in receipt.rows]
+    return receipt.model_copy(update={"rows": tuple(rows)})
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,7 @@ def _accuracy(receipt: Receipt, engine: BuiltEngine, max_drop: float) -> Finding
         return Finding("accuracy", "fail", f"{figures} on {gate['n']} samples")
     drop, how = _drop(receipt, engine, gate)
     if drop is None:
-        return Finding("accuracy", "pass", f"outputs as expected ({figures} on {gate['n']} samples)")
+        return Finding("accuracy", "pass", f"outputs as expected ({figures} on {gate['n']} samples); {UNSCORED}")
     seen = f"{drop:.2f} points {how}, {max_drop:g} allowed; {figures} on {gate['n']} samples"
     return Finding("accuracy", "pass" if drop <= max_drop + 1e-9 else "fail", seen)
 
@@ -105,7 +115,8 @@ def _drop(receipt: Receipt, engine: BuiltEngine, gate: Mapping[str, Any]) -> tup
     if own and its and (own[0].metric, own[0].split, own[0].n) == (its[0].metric, its[0].split, its[0].n):
         return 100 * (its[0].value - own[0].value), f"of {own[0].metric} below the dense twin"
     agreement = gate["figures"].get("top1_agreement")
-    return (None, "") if agreement is None else (100 * (1 - float(agreement)), "of answers differ from the host's")
+    how = f"of answers differ from the host's ({UNSCORED})"
+    return (None, "") if agreement is None else (100 * (1 - float(agreement)), how)
 
 
 def _sparsity(engine: BuiltEngine, least: float) -> Finding:
@@ -126,6 +137,10 @@ def _precision(engine: BuiltEngine) -> Finding:
     wrong = [f.text for f in engine.layers.findings if f.severity == "fail"]
     if wrong:
         return Finding("precision", "fail", "; ".join(wrong))
+    shares = engine.layers.shares
+    if shares is None or shares.full_float + shares.precision_hidden >= FALLBACK:  # what fails may be in what is hidden
+        hidden = "no layers" if shares is None else f"no precision for {shares.precision_hidden:.0%} of the work"
+        return Finding("precision", "unknown", f"the engine shows {hidden}")
     return Finding("precision", "pass", "the engine runs what its graph asks for, as far as its layers show")
 
 

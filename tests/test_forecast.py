@@ -61,3 +61,11 @@ def test_a_report_from_predictions_alone_has_a_verdict_on_the_twin() -> None:
     assert verdict.variant == "sparse-int8"
     assert {c.twin for c in verdict.comparisons} == {"dense-fp16"}
     assert verdict.decision != "ship"  # its accuracy is not known
+
+
+def test_a_dense_float_model_is_its_own_twin_and_listed_once() -> None:
+    target = load_target("a100")
+    layers = encoder_layers(VIT)
+    pairs = [(predict(VIT, layers, target, b), predict(VIT, layers, target, b)) for b in (1, 64)]
+    report = predicted_report("a file", VIT, layers, {target.name: pairs}, [], [target])
+    assert [row.batch for row in report.rows] == [1, 64]

@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 
 from gpusq.cli.main import app
 from gpusq.finishing import Receipt, write_receipt
-from gpusq.gates import Judged, judge, judge_all, passed, summary
+from gpusq.gates import Judged, judge, judge_all, passed, summary, with_accuracies
 from gpusq.matrix import Gates, build_jobs, parse_matrix
 from tests.receipts import SHARE, engine, layers, receipt, row
+from tests.reports.sample import sample_report
 
 LIMITS = Gates(max_drop=1.0, min_sparse=0.5, max_regression=0.05)
 GOOD = receipt(row(1.0), row(5.0, batch=8))
@@ -82,6 +83,18 @@ def test_measured_accuracies_decide_where_both_are_there(own: float, twin: float
     assert outcome(judged(receipt(*rows, engines=engines)), "accuracy") == state
 
 
+def test_the_hosts_report_brings_the_accuracies_that_a_device_cannot_know() -> None:
+    engines = [engine(), engine(role="dense twin", digest="e2")]
+    sent = receipt(row(1.0), row(2.0, engine="e2"), engines=engines)
+    assert "what compression cost is not in it" in judged(sent).findings[1].seen
+    scored = receipt(row(1.0, accuracy=0.1), row(2.0, engine="e2", accuracy=0.81), engines=engines).rows
+    known = sample_report().model_copy(update={"rows": scored})
+    found = judged(with_accuracies(sent, [known]))
+    assert (outcome(found, "accuracy"), found.state) == ("fail", "fail")
+    assert "71.00 points of top1 below the dense twin" in found.findings[1].seen
+    assert judged(with_accuracies(sent, [])) == judged(sent)
+
+
 def test_a_task_without_agreement_passes_on_its_own_gate() -> None:
     gate = {"task": "tensors", "n": 9, "figures": {"relative_error_boxes": 0.01}, "limits": {}, "passed": True}
     assert outcome(judged(receipt(row(1.0), engines=[engine(gate=gate)])), "accuracy") == "pass"
@@ -107,6 +120,15 @@ def test_layers_in_another_precision_fail(severity: str, state: str) -> None:
     finding = {"kind": "fp32 fallback", "severity": severity, "text": "3 layers run in FP32"}
     found = judged(receipt(row(1.0), engines=[engine(layers=layers(findings=[finding]))]))
     assert (outcome(found, "precision"), found.state) == (state, state)
+
+
+@pytest.mark.parametrize(("hidden", "expected"), [(0.1, "pass"), (0.5, "unknown"), (1.0, "unknown")])
+def test_a_precision_that_is_hidden_is_not_a_pass(hidden: float, expected: str) -> None:
+    shown = layers()
+    shown["shares"] |= {"precision_hidden": hidden}
+    found = judged(receipt(row(1.0), engines=[engine(layers=shown)]))
+    assert outcome(found, "precision") == expected
+    assert (found.state == "pass") == (expected == "pass")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from latency.data import Floats
 
 WIDTH, HEIGHT = 760, 380
 LEFT, RIGHT, TOP, BOTTOM = 64, 190, 34, 48
-COLOURS = ("#0b6e99", "#c0392b", "#2e7d32", "#8e44ad", "#d68910", "#16697a", "#7f8c8d", "#ad1457")
+COLOURS = ("#0b6e99", "#c0392b", "#2e7d32", "#8e44ad", "#d68910", "#111111", "#7f8c8d", "#ad1457")
 GRID, INK = "#d8d8d8", "#222222"
 
 

@@ -95,12 +95,3 @@ def across(fitted: list[Model], tested: list[Model], target: Target) -> Held:
     """Errors on `tested` of an engine fitted to `fitted`."""
     other = with_engine(target, fit_engine(fitted, target))
     return Held(tested, np.array([ln_error(m, other) for m in tested]))
-
-
-def leave_one_group_out(models: list[Model], target: Target) -> Held:
-    """Every row by an engine fitted without its group, in the order of the groups."""
-    parts = []
-    for group in sorted({m.group for m in models}):
-        rest = [m for m in models if m.group != group]
-        parts.append(across(rest, [m for m in models if m.group == group], target))
-    return Held([m for part in parts for m in part.models], np.concatenate([part.ln for part in parts]))

@@ -1,4 +1,4 @@
-"""The words of docs/latency.md; every figure in them is computed from the study."""
+"""The words of docs/latency.md; errors in them are computed from the study, facts of data sheets are typed."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def headlines(found: Study) -> list[str]:
     orin = found.orin
     lines.append(
         f"- Jetson Orin, {len(orin.carried)} published engines: {mape(orin.by_group.every):.1%} with the row's group"
-        f" left out, {mape(orin.by_source.every):.1%} with its whole source left out, {mape(orin.carried):.1%} with"
-        " A100 parameters as they are."
+        f" left out ({orin.by_group.coverage:.1%} in the interval), {mape(orin.by_source.every):.1%} with its whole"
+        f" source left out ({orin.by_source.coverage:.1%}), {mape(orin.carried):.1%} with A100 parameters as they are."
     )
     return [
         *lines,
@@ -88,7 +88,7 @@ with its own peak, is marked `scaled`, and has twice the interval (assumed).
 `benchmarks/data/README.md` names sources and licences.
 """.splitlines()
 
-AFTER_GEMMS = """Squares are extrapolation: the other workloads have n and k of 2048 and more, the squares begin at 64
+AFTER_GEMMS = """Points beyond an axis are drawn at its end. Squares are extrapolation: the other workloads have n and k of 2048 and more, the squares begin at 64
 and go to 65536. Dense INT8 on H100 is the worst path because its library kernels change erratically with the shape.
 
 ## Parameters of one GPU on the other
@@ -99,9 +99,9 @@ is worse: a board that is not held back by its power says little of the energy t
 
 AFTER_MODELS = """FasterTransformer runs slower than an engine because it does not join operators: attention is two
 products with the scores in memory and a softmax between, and biases, GELU, residuals and transposes are kernels
-of their own. `predict(..., fused=False)` models that and explains about half of the difference; the rest are its older
-kernels. Its INT8 mode also converts between layers. The 2:4 row left out is the worst group, as no other row
-says what TensorRT's sparse kernels do.
+of their own. `predict(..., fused=False)` models that: the mean ln error shrinks by half to two thirds. The rest is not
+modelled; older kernels and, in INT8, conversions between layers are its likely causes. The 2:4 rows left out are the
+worst group, as no other row on an A100 says what TensorRT's sparse kernels do.
 """.splitlines()
 
 CANNOT = """## Power modes of the AGX Orin
@@ -119,8 +119,11 @@ published row says what a ViT takes in another mode than the maker's own, so the
 - Batch-1 latency of runtimes that do not replay a graph: launches are then the host's.
 - The Orin's GEMMs: no public table. Its GEMM parameters are the A100's; only the engine's were refitted. A
   model unlike the ones above is off by what the left-out source shows.
-- 2:4 in TensorRT beyond one encoder at sequence 128, and whole models on H100 and H200: nothing is published.
-  The H100's engine parameters are the A100's, with an interval widened by an assumption.
+- 2:4 in TensorRT: on an A100 one encoder at sequence 128, on an Orin two FP16 layers in isolation (onnxsim, Orin
+  Nano; not in the fit, `python benchmarks/check_orin_latency.py` compares their speed-ups). demoBERT's rows for
+  L40S and A30 or L4 are in `data/` but not used: there is no target file for those GPUs.
+- Whole models in an engine on H100 and H200: no row was found. The H100's engine parameters are the A100's, with
+  an interval widened by an assumption.
 - FP32 means IEEE float32. TensorRT uses TF32 unless told not to, which is several times faster.
 - INT4 has no TensorRT path on these devices; its figures are scaled peaks.
 

@@ -12,6 +12,7 @@ from gpusq.cli.options import DEFAULT_STORE, Json, Reference, StoreDir, artifact
 if TYPE_CHECKING:
     from gpusq.finishing import Receipt
     from gpusq.gates import Judged
+    from gpusq.reports import Report
 
 MATRIX_FILE = Path("export/engines.toml")
 RECEIPT_SUFFIX = ".receipt.json"
@@ -34,6 +35,10 @@ ByMatrix = Annotated[
 ]
 Folder = Annotated[Path | None, typer.Option("--receipts", help="With --matrix: the folder of the receipts.")]
 Baselines = Annotated[Path | None, typer.Option("--baselines", help="With --matrix: those of the last release.")]
+Reports = Annotated[
+    list[Path] | None,
+    typer.Option("--report", help="The host's report of a bundle, which gives the accuracies; may be repeated."),
+]
 Summary = Annotated[Path | None, typer.Option("--summary", help="Append the result as Markdown to this file.")]
 Form = Annotated[Literal["triton", "deepstream"], typer.Option("--as", help="What to write.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write; new, or for triton the model repository.")]
@@ -81,6 +86,7 @@ def gate(
     matrix: ByMatrix = None,
     folder: Folder = None,
     baselines: Baselines = None,
+    report: Reports = None,
     summary: Summary = None,
     json: Json = False,
 ) -> None:
@@ -96,9 +102,9 @@ def gate(
             raise UsageError("gate takes receipts, or --matrix with --receipts", do="see gpusq gate --help")
         limits = {"max_drop": max_drop, "min_sparse": min_sparse, "max_regression": max_regression}
         if matrix is not None and folder is not None:
-            judged = _judge_matrix(matrix, folder, baselines)
+            judged = _judge_matrix(matrix, folder, baselines, report or [])
         else:
-            judged = _judge_files(receipts or [], baseline or [], limits)
+            judged = _judge_files(receipts or [], baseline or [], limits, report or [])
         if summary is not None:
             with summary.open("a", encoding="utf-8") as file:
                 file.write(markdown(judged))
@@ -113,26 +119,37 @@ def gate(
             raise SystemExit(1)
 
 
-def _judge_files(paths: list[Path], baselines: list[Path], limits: dict[str, float]) -> list[Judged]:
+def _judge_files(
+    paths: list[Path], baselines: list[Path], limits: dict[str, float], reports: list[Path]
+) -> list[Judged]:
     from gpusq.finishing import read_receipt
-    from gpusq.gates import judge
+    from gpusq.gates import judge, with_accuracies
     from gpusq.matrix import Gates
 
     before = {receipt.target: receipt for receipt in map(read_receipt, baselines)}
-    found = [(path, read_receipt(path)) for path in paths]
+    scored = _read_reports(reports)
+    found = [(path, with_accuracies(read_receipt(path), scored)) for path in paths]
     return [
         judge(path.name, receipt.target, receipt, before.get(receipt.target), Gates(**limits))
         for path, receipt in found
     ]
 
 
-def _judge_matrix(file: Path, folder: Path, baselines: Path | None) -> list[Judged]:
-    from gpusq.gates import judge_all
+def _judge_matrix(file: Path, folder: Path, baselines: Path | None, reports: list[Path]) -> list[Judged]:
+    from gpusq.gates import judge_all, with_accuracies
     from gpusq.matrix import build_jobs, load_matrix
 
     jobs: list[dict[str, Any]] = build_jobs(load_matrix(file))["include"]
     ids = [str(job["id"]) for job in jobs]
-    return judge_all(jobs, _receipts_in(folder, ids), _receipts_in(baselines, ids) if baselines else {})
+    scored = _read_reports(reports)
+    receipts = {name: with_accuracies(found, scored) for name, found in _receipts_in(folder, ids).items()}
+    return judge_all(jobs, receipts, _receipts_in(baselines, ids) if baselines else {})
+
+
+def _read_reports(paths: list[Path]) -> list[Report]:
+    from gpusq.runs import read_report
+
+    return [read_report(str(path), path.parent) for path in paths]
 
 
 def _receipts_in(folder: Path, ids: list[str]) -> dict[str, Receipt]:

@@ -151,6 +151,7 @@ def operators(found: Prediction) -> list[dict[str, Any]]:
             "high_us": op.high_us,
             "bound": op.bound,
             "share": op.share,
+            "scaled": op.scaled,
         }
         for op in found.ops
     ]

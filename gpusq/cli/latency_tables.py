@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Found = dict[str, list["Prediction"]]
 TOP = 12
+SCALED = "scaled peak"
 _INDEX = re.compile(r"(?<=\.)\d+(?=[./]|$)")
 
 
@@ -36,7 +37,8 @@ def rows_table(rows: Sequence[dict[str, Any]]) -> Any:
     for row in rows:
         interval = f"{figure(row['low_us'])} to {figure(row['high_us'])}"
         words = (row[name] for name in ("kind", "device", "dtype", "sparsity"))
-        table.add_row(*words, _sizes(row), f"~{figure(row['latency_us'])}", interval, row["bound"])
+        bound = f"{row['bound']} ({SCALED})" if row.get("scaled") else row["bound"]
+        table.add_row(*words, _sizes(row), f"~{figure(row['latency_us'])}", interval, bound)
     return table
 
 
@@ -212,4 +214,7 @@ def print_calibration(result: Calibration, out: Path) -> None:
         )
     print_table(table)
     print_line(f"before, fitted, held out: mean absolute error; held out: {result.how}")
+    kept = [path.key for path in result.paths if path.kept_prior]
+    if kept:
+        print_line(f"parameters kept as they were, since the fit did no better on held-out rows: {', '.join(kept)}")
     print_line(f"written: {out}; use it as --target {out}")

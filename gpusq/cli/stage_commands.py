@@ -130,6 +130,16 @@ def build(
 
     with refusals(json):
         bundle = _bundle_of(artifact, store)
+        finishing = {
+            "--out": out,
+            "--builder": builder if builder != "tensorrt" else None,
+            "--twin": twin if twin != "auto" else None,
+            "--require-sparse": require_sparse,
+            "--receipt": receipt,
+            "--timing-cache": timing_cache,
+            "--workspace": workspace,
+        }
+        _check_options(finishing, options, is_bundle=bundle is not None)
         if bundle is not None:
             from gpusq.finishing import FinishOptions
 
@@ -146,6 +156,24 @@ def build(
             finish_bundle(bundle, chosen, quiet, json)
             return
     _run(Build(), artifact, options, store, "", quiet, wait, json)
+
+
+def _check_options(finishing: dict[str, Any], options: dict[str, Any], *, is_bundle: bool) -> None:
+    """Refuse the options of the other half of `gpusq build`, which would have no effect."""
+    from gpusq.errors import UsageError
+
+    stage = [f"--{name.replace('_', '-')}" for name in given(options)]
+    wrong = stage if is_bundle else list(given(finishing))
+    if wrong and is_bundle:
+        raise UsageError(
+            "a bundle is finished as it was sealed", got=", ".join(wrong), do="give these where the bundle is made"
+        )
+    if wrong:
+        raise UsageError(
+            "only the finishing of a bundle takes these options",
+            got=", ".join(wrong),
+            do="name a bundle, or leave them out",
+        )
 
 
 def _bundle_of(reference: str, store: Path) -> Path | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpusq.artifacts import Artifact
+from gpusq.errors import UsageError
 from gpusq.finishing.building import build_bundle, build_facts, built_for
 from gpusq.finishing.engine_files import Built, engine_facts, files_of, place_of_plan, toolchain
 from gpusq.finishing.layers import layer_receipt, layer_verdicts
@@ -64,6 +65,10 @@ def _build_all(opened: Sequence[Opened], machine: Machine, options: FinishOption
     plans = []
     for each in opened:
         purpose = built_for(each.bundle, machine.builder, machine.trt, machine.device)
+        if path is not None and purpose.ahead:
+            raise UsageError(
+                "a build ahead of time takes no timing cache", got=str(path), do="leave --timing-cache out"
+            )
         plan = build_bundle(
             each.bundle,
             machine.trt,

@@ -13,8 +13,10 @@ from typing import Any, Protocol
 from gpusq.errors import UsageError
 from gpusq.latency.stopwatch import Clock, Timing, check_counts, timing_from_ns, turned
 
-IN_FLIGHT = 2
-"""Batches queued ahead on each stream, so that the device never waits for the host."""
+FIRST_IN_FLIGHT, MOST_IN_FLIGHT = 2, 64
+"""Batches queued on each stream before the host waits: doubled until they keep the device busy for ROUND_S."""
+ROUND_S = 0.02
+"""Between two waits: the device stands still for the moment after each, and that must not weigh."""
 WATCH_S = 0.05
 """Between two looks at clocks and throttling while the device works."""
 
@@ -58,7 +60,7 @@ class Work(Protocol):
 
 @dataclass(frozen=True)
 class Throughput:
-    """images_per_s of `streams` streams at once over `seconds` of wall time, n batches in all."""
+    """images_per_s of `streams` streams at once over `seconds` of host time, looks left out; n batches in all."""
 
     streams: int
     images_per_s: float
@@ -144,16 +146,20 @@ def throughput_of(
         raise UsageError("each work needs its own stream", got=str([work.stream for work in works]))
     for work in works:
         _once(work, events)
-    began, n, next_look = clock_ns(), 0, 0
-    while n == 0 or clock_ns() - began < seconds * 1e9:
-        for _ in range(IN_FLIGHT):
+    busy_ns, n, next_look, in_flight = 0, 0, 0, FIRST_IN_FLIGHT
+    while n == 0 or busy_ns < seconds * 1e9:
+        began = clock_ns()
+        for _ in range(in_flight):
             for work in works:
                 work.launch()
-        n += IN_FLIGHT * len(works)
         for work in works:
             events.synchronize(work.stream)
+        taken_ns = clock_ns() - began
+        busy_ns, n = busy_ns + taken_ns, n + in_flight * len(works)
+        if taken_ns < ROUND_S * 1e9:
+            in_flight = min(2 * in_flight, MOST_IN_FLIGHT)
         if clock_ns() >= next_look:
             look()
             next_look = clock_ns() + int(WATCH_S * 1e9)
-    taken = max(clock_ns() - began, 1) / 1e9
+    taken = max(busy_ns, 1) / 1e9
     return Throughput(len(works), batch * n / taken, n, taken)

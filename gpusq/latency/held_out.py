@@ -60,8 +60,8 @@ def held_out_split(
 ) -> Split:
     """Fit, and the errors on rows not seen: those of the holdout, or each row in turn left out.
 
-    Where these are larger than those of `start`, which has seen none of the rows, start is kept: a fit must earn its
-    place.
+    Where these are larger than those of `start` on the same rows, start is kept: a fit must earn its place. The choice
+    has then looked at the held-out rows, so their error is a little too small.
     """
     inside, left = split_rows(rows, holdout)
     chosen = fit(inside)
@@ -70,9 +70,9 @@ def held_out_split(
     else:
         unseen = _left_out_in_turn(rows, fit, errors)
         left = list(rows) if len(unseen) else []
-    own = errors(start, rows)
+    own = errors(start, left) if left else np.zeros(0)
     if len(unseen) >= FEWEST and np.abs(unseen).mean() > np.abs(own).mean():
-        return Split(inside, list(rows), own, start, kept_prior=True)
+        return Split(inside, left, own, start, kept_prior=True)
     return Split(inside, left, unseen, chosen, kept_prior=False)
 
 

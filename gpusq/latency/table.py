@@ -24,6 +24,7 @@ ENCODER_SIZES = ("layers", "width", "heads", "mlp", "tokens", "batch")
 SIZES = {"gemm": GEMM_SIZES, "encoder": ENCODER_SIZES}
 COMMON = ("kind", "device", "dtype", "sparsity")
 ANSWERS = ("latency_us", "low_us", "high_us", "bound")
+SCALED = "scaled"
 MOST_LAYERS = 1024
 DTYPES = ("fp32", "fp16", "bf16", "int8", "fp8", "int4")
 
@@ -43,17 +44,21 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """Predicted microseconds with the 90 % interval; bound: compute, memory or launch."""
+    """Predicted microseconds with the 90 % interval; bound: compute, memory or launch.
+
+    scaled: a path in it was not fitted but scaled by the ratio of peaks.
+    """
 
     us: float
     low_us: float
     high_us: float
     bound: str
+    scaled: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """The columns that an answer adds to its row."""
+        """The columns that an answer adds to its row; `scaled` only where it is."""
         rounded = (float(f"{value:.6g}") for value in (self.us, self.low_us, self.high_us))
-        return dict(zip(ANSWERS, (*rounded, self.bound), strict=True))
+        return dict(zip(ANSWERS, (*rounded, self.bound), strict=True)) | ({SCALED: True} if self.scaled else {})
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -167,13 +172,13 @@ def answer(question: Question) -> Answer:
 
 
 def _gemm_answer(found: OpPrediction) -> Answer:
-    return Answer(found.us, found.low_us, found.high_us, found.bound)
+    return Answer(found.us, found.low_us, found.high_us, found.bound, found.scaled)
 
 
 def _encoder_answer(target: Target, question: Question) -> Answer:
     *shape, batch = question.sizes
     found = predict_form(_encoder(*shape), target, batch, question.dtype, question.sparsity)
-    return Answer(1e3 * found.latency_ms, 1e3 * found.low_ms, 1e3 * found.high_ms, main_bound(found))
+    return Answer(1e3 * found.latency_ms, 1e3 * found.low_ms, 1e3 * found.high_ms, main_bound(found), found.scaled)
 
 
 @lru_cache(maxsize=64)
@@ -204,4 +209,5 @@ def columns_of(rows: Sequence[dict[str, Any]]) -> list[str]:
     names = dict.fromkeys(name for row in rows for name in row)
     order = [*COMMON, *GEMM_SIZES, *ENCODER_SIZES]
     first = [name for name in order if name in names]
-    return [*first, *(n for n in names if n not in {*first, *ANSWERS}), *ANSWERS]
+    last = [*ANSWERS, SCALED] if SCALED in names else list(ANSWERS)
+    return [*first, *(n for n in names if n not in {*first, *last}), *last]

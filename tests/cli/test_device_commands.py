@@ -71,6 +71,12 @@ def test_refusals_name_the_next_step(sealed: Pair, tmp_path: Path) -> None:
     rtx = ("--builder", "tensorrt-rtx")
     sparse = refusal("build", bundle, *rtx, "--require-sparse", "0.5", cwd=tmp_path, code=7)
     assert sparse["type"] == "SparseShareError"
+    for unused in (("--max-batch", "4"), ("--target", "a100")):
+        assert refusal("build", bundle, *rtx, *unused, cwd=tmp_path, code=2)["got"] == unused[0]
+    cache = refusal("build", bundle, *rtx, "--timing-cache", "cache", cwd=tmp_path, code=2)
+    assert "ahead of time" in cache["what"]
+    nothing = refusal("build", tmp_path / "onnx-1", "--require-sparse", "0.5", cwd=tmp_path, code=2)
+    assert nothing["got"] == "--require-sparse"
     inside = refusal("build", bundle, *rtx, "--out", bundle / "engine", cwd=tmp_path, code=2)
     assert "outside the bundle" in inside["what"]
     changed = tmp_path / "changed"

@@ -46,7 +46,10 @@ def test_one_gemm_on_several_targets() -> None:
     for row in found["rows"]:
         assert row["low_us"] < row["latency_us"] < row["high_us"]
         assert (row["m"], row["n"], row["k"], row["sparsity"]) == (197, 3072, 768, "2:4")
-    assert "197x3072x768" in gpusq("predict", "--gemm", "197x3072x768").output
+    plain = gpusq("predict", "--gemm", "197x3072x768").output
+    assert "197x3072x768" in plain
+    assert "scaled" not in plain
+    assert "scaled" in gpusq("predict", "--gemm", "197x3072x768", "--dtype", "int4").output
 
 
 def test_a_table_in_and_out(tmp_path: Path) -> None:
@@ -176,6 +179,10 @@ def test_calibrate_from_a_csv(tmp_path: Path) -> None:
     assert rows[0]["device"] == str(out)
     words = gpusq("calibrate", "-t", "a100-80gb-pcie", "--csv", ROWS, "--out", out, "-q").output
     assert "held out" in words
+    paths = gpusq_json("calibrate", "-t", "a100-80gb-pcie", "--csv", ROWS, "--out", out)["paths"]
+    kept = [path["key"] for path in paths if path["kept_prior"]]
+    assert kept
+    assert f"held-out rows: {', '.join(kept)}" in " ".join(words.split())
     assert f"--target {out}" in words
 
 

@@ -67,6 +67,11 @@ def test_an_imported_receipt_is_in_the_report_and_decides(chain: Chain, tmp_path
     assert (verdict["decision"], verdict["basis"]) == ("do not ship", "measured")
     assert gpusq("verify", "--store", store.root, cwd=tmp_path)["problems"] == []
 
+    gpusq("report", bundle.digest[:12], "--store", store.root, "--report", "report.json", cwd=tmp_path)
+    judged = gpusq("gate", receipt, "--report", "report.json", cwd=tmp_path, allowed=(0, 1))["engines"][0]
+    (accuracy,) = (finding for finding in judged["findings"] if finding["gate"] == "accuracy")
+    assert "points of top1 below the dense twin" in accuracy["seen"]
+
 
 @pytest.mark.slow
 def test_a_second_compress_shows_the_imported_rows_once(chain: Chain, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from gpusq.latency.device_points import SHAPES
 from gpusq.latency.engine_fit import predicted_us as encoder_us
 from gpusq.latency.fit import predicted_us
 from gpusq.latency.gemm import speed_of
+from gpusq.latency.held_out import held_out_split
 from gpusq.latency.points import EncoderPoint, GemmPoint, Points, measured_of, read_points
 from gpusq.latency.target_toml import target_toml
 from gpusq.targets import Target, load_target, read_target_file
@@ -56,6 +58,27 @@ def test_rows_that_teach_nothing_leave_the_parameters(tmp_path: Path) -> None:
     fitted, before = result.file.fits["fp16/dense"], target.fit_of("fp16", "dense")
     assert fitted.compute_efficiency == before.compute_efficiency
     assert fitted.error_p90 > before.error_p90  # but the surprise is not forgotten
+
+
+def test_fit_and_prior_are_compared_on_the_same_held_out_rows() -> None:
+    """The prior is exact on the rows of the fit and 50 % off on those held out, where the fit is 40 % off."""
+    rows = list(range(8))
+    fit = held_out_split(
+        rows, 0.5, lambda inside: "fit", lambda model, left: off(left, 0.5 if model == "prior" else 0.4), "prior"
+    )
+    assert (fit.inside, fit.left) == ([0, 2, 4, 6], [1, 3, 5, 7])
+    assert (fit.chosen, fit.kept_prior) == ("fit", False)
+    prior = held_out_split(
+        rows, 0.5, lambda inside: "fit", lambda model, left: off(left, 0.4 if model == "prior" else 0.5), "prior"
+    )
+    assert (prior.chosen, prior.kept_prior) == ("prior", True)
+    assert prior.left == [1, 3, 5, 7]
+    assert prior.unseen.tolist() == [0.4] * 4
+
+
+def off(rows: Sequence[int], error: float) -> np.ndarray:
+    """ln errors: none on even rows, `error` on odd ones."""
+    return np.array([error * (row % 2) for row in rows])
 
 
 @pytest.mark.parametrize("holdout", [0.0, 0.5])

@@ -133,6 +133,24 @@ def test_throughput_counts_every_stream(streams: int) -> None:
     assert found.seconds >= 0.5
 
 
+def test_looking_takes_no_throughput_and_short_batches_are_queued_deeper() -> None:
+    device = VirtualDevice()
+    waits: list[int] = []
+
+    class Waits(VirtualDevice):
+        def synchronize(self, stream: int) -> None:
+            waits.append(work.launches)
+            device.host_ns += 1_000_000  # what the host loses at each wait
+
+    def look() -> None:
+        device.host_ns += 10**9
+
+    work = VirtualWork(device, "a", lambda n: 1.0)
+    found = throughput_of([work], Waits(), batch=1, seconds=0.5, look=look, clock_ns=device.clock_ns)
+    assert found.seconds < 1.0  # of many seconds of looks
+    assert found.n / len(waits) > 30
+
+
 @pytest.mark.parametrize(
     ("works", "changes"), [([], {}), ([1], {"batch": 0}), ([1, 1], {})], ids=["none", "batch 0", "one stream twice"]
 )

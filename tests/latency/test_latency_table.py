@@ -47,6 +47,13 @@ def test_mixed_kinds_keep_their_order_and_columns(tmp_path: Path) -> None:
     assert columns_of(rows)[-4:] == ["latency_us", "low_us", "high_us", "bound"]
 
 
+def test_a_path_that_was_only_scaled_says_so(tmp_path: Path) -> None:
+    path = table(tmp_path, GEMM, "gemm,a100,int4,dense,8,8,8", "gemm,a100,int8,dense,8,8,8")
+    rows = answered_rows(found := read_questions(path), answer_all(found))
+    assert [row.get("scaled") for row in rows] == [True, None]
+    assert columns_of(rows)[-2:] == ["bound", "scaled"]
+
+
 def test_a_second_header_begins_a_new_kind(tmp_path: Path) -> None:
     path = table(tmp_path, GEMM, "gemm,a100,fp16,dense,8,8,8", ENCODER, "encoder,a100,fp16,dense,1,64,1,256,10,1")
     assert [question.kind for question in read_questions(path)] == ["gemm", "encoder"]

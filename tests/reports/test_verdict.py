@@ -93,7 +93,7 @@ def test_correlated_errors_narrow_a_predicted_ratio() -> None:
     assert found.speedup is not None
     assert 2 * 0.85 / 1.2 < found.speedup.low < 2 < found.speedup.high < 2 * 1.2 / 0.85
     assert "assumed to share 50%" in found.assumption
-    assert "time them there with trtexec" in found.next_step
+    assert "gpusq import FILE" in found.next_step
 
 
 @pytest.mark.parametrize(

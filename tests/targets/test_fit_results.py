@@ -1,7 +1,8 @@
-"""The committed fit and the shipped target files say the same."""
+"""The committed fit, the shipped target files and what the code computes from the measurements say the same."""
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 
 from gpusq.targets import load_target
 
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "latency_fit.json"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+RESULTS = BENCHMARKS / "results" / "latency_fit.json"
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +74,28 @@ def test_orin_rows_left_out_with_their_group(fitted: Any) -> None:
     assert held["rows"] >= 20
     assert held["mape"] <= 0.30
     assert held["coverage"] >= 0.8
+
+
+@pytest.fixture
+def study(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The rooms of the study, imported as its scripts do: (data, gemms, models)."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return tuple(importlib.import_module(f"latency.{name}") for name in ("data", "gemms", "models"))
+
+
+@pytest.mark.parametrize(("gpu", "path"), [("A100", "int8/2:4"), ("A100", "fp16/dense"), ("H100", "fp8/dense")])
+def test_the_committed_held_out_error_is_what_the_code_gives(fitted: Any, study: Any, gpu: str, path: str) -> None:
+    data, gemms, _ = study
+    held = gemms.mape(gemms.leave_one_out(data.read_tables()[gpu, path]))
+    (row,) = (row for row in rows_of(fitted, gpu) if row["path"] == path)
+    assert held == pytest.approx(row["held_out_mape"], abs=1e-4)
+
+
+def test_the_committed_error_across_runtimes_is_what_the_code_gives(fitted: Any, study: Any) -> None:
+    data, gemms, models = study
+    rows = data.read_models()
+    ait, bert = ([row for row in rows if row.runtime == name] for name in ("AITemplate", "TensorRT demoBERT"))
+    held = models.across(ait, bert, load_target("a100"))
+    committed = fitted["across"]["fitted on AITemplate, tested on demoBERT"]
+    assert len(held.ln) == committed["rows"]
+    assert gemms.mape(held.ln) == pytest.approx(committed["mape"], abs=1e-4)

@@ -56,7 +56,7 @@ def receipt_of(
     sparse = {layer.name for layer in layers if layer.sparse}
     rows = tuple(_row(layer, known, facts, times_us, sparse, log) for layer in inspected.layers)
     pruned = pruned_layers(layers, inspected.layers, rows, log, built)
-    shares, totals = shares_of(rows, known, timed=bool(times_us)), _totals(rows, timed=bool(times_us))
+    shares, totals = shares_of(rows, known, facts.macs, timed=bool(times_us)), _totals(rows, timed=bool(times_us))
     return LayerReceipt(
         **_of_the_build(built),
         log_eligible=log.eligible,

@@ -64,7 +64,7 @@ def build_refusal(messages: Sequence[str], errors: Sequence[str], library: str, 
         return BuildMemoryError(
             f"{library} must build the engine in the memory of the device",
             got=" | ".join(line[:300] for line in dict.fromkeys(facts.device_memory[-2:])),
-            do="close what uses the GPU, lower --workspace-mib or the largest batch; on a Jetson add swap and stop the "
+            do="close what uses the GPU, lower --workspace or the largest batch; on a Jetson add swap and stop the "
             "desktop",
         )
     for line in reversed([part for message in errors for part in message.splitlines()]):

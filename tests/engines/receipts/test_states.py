@@ -84,6 +84,36 @@ def test_a_block_that_is_one_opaque_layer_is_neither_good_nor_bad() -> None:
     assert {layer.state for layer in found.pruned} == {"unknown"}
 
 
+@pytest.mark.parametrize("timed", [True, False])
+def test_what_an_opaque_layer_hides_counts_against_every_share(timed: bool) -> None:
+    """One layer of ten is shown to be sparse; nine are in one opaque node, which takes 99 % of the time."""
+    kernel = "sm80_xmma_sparse_gemm_i8i8_i8i32_f32_tn_n_tilesize128x128x128"
+    int8 = [{"Name": "t", "Format/Datatype": "Int8"}]
+    entries = [
+        {"Name": "l0/MatMul", "LayerType": "gemm", "Inputs": int8, "Outputs": int8, "TacticName": kernel,
+         "Metadata": "[ONNX Layer: l0/MatMul]"},
+        {"Name": "{ForeignNode[l1/MatMul...l9/MatMul]}", "LayerType": "Myelin", "TacticName": ""},
+    ]  # fmt: skip
+    plan = replace(recorded_plan("trt8_eligible_dense"), messages=(), inspector_json=json.dumps({"Layers": entries}))
+    times = {"l0/MatMul": 5.0, "{ForeignNode[l1/MatMul...l9/MatMul]}": 495.0} if timed else None
+    found = receipt_of(plan, [linear(f"l{i}", 64, 64) for i in range(10)], times_us=times)
+    assert found.shares is not None
+    shown = 0.01 if timed else 0.1
+    assert found.shares.sparse == found.shares.int8 == pytest.approx(shown)
+    assert found.shares.sparse_hidden == found.shares.precision_hidden == pytest.approx(1 - shown)
+    with pytest.raises(SparseShareError, match="not shown"):
+        judge(found, 0.5)
+    with pytest.raises(PrecisionError, match="not shown"):
+        judge(found, require_int8=0.5)
+
+
+def test_a_layer_that_does_no_work_is_not_missed() -> None:
+    facts = OnnxFacts({"block.fc1": 100, "block.fc2": 100})
+    found = receipt("rtx_int8", (*TWO, linear("unused", 64, 64)), facts=facts)
+    assert found.shares is not None
+    assert (found.shares.basis, found.shares.int8, found.shares.precision_hidden) == ("macs", 1, 0)
+
+
 def test_an_int8_kernel_that_writes_fp16_says_so_when_it_is_dense() -> None:
     name = "sm80_xmma_gemm_i8f32_i8i32_f32_tn_n_tilesize64x64x64"
     plan = recorded_plan("rtx_int8")

@@ -37,7 +37,8 @@ def main() -> None:
         layer = mlp(tokens)
         dense, sparse = (predict(layer, encoder_layers(layer, sparse=s), nano, 1).ops for s in (False, True))
         gain = sum(op.us for op in dense) / sum(op.us for op in sparse)
-        print(f"2:4 in FP16, MLP of {tokens:4} tokens: published {published:.2f}x, predicted {gain:.2f}x (not in the fit)")
+        shown = f"published {published:.2f}x, predicted {gain:.2f}x (not in the fit)"
+        print(f"2:4 in FP16, MLP of {tokens:4} tokens: {shown}")
     workload = encoder_workload(*VIT_B_16)
     for mode in MODES:
         target = load_target(f"agx-orin-64gb@{mode}")

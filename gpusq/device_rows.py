@@ -36,6 +36,14 @@ def imported_rows(bundle: Artifact, context: Context, *, with_twin: bool = False
     return rows
 
 
+def failure_notes(bundle: Artifact, context: Context) -> list[str]:
+    """A line for each imported receipt of a build of this bundle that failed, with its device and date."""
+    from gpusq.finishing import receipts_of
+
+    found = [receipt for receipt in receipts_of(bundle, context.store) if receipt.failure is not None]
+    return [f"{receipt.target}, {receipt.date}: {receipt.failure}" for receipt in found]
+
+
 def _device_accuracy(accuracy: Accuracy | None, gate: dict[str, Any] | None) -> Accuracy | None:
     """The host's figure, saying on how many samples the engine was compared; None where it was not."""
     if accuracy is None or gate is None:

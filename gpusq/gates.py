@@ -58,9 +58,11 @@ class Judged:
 
 
 def judge(name: str, target: str, receipt: Receipt | None, baseline: Receipt | None, limits: Gates) -> Judged:
-    """Hold one receipt to its limits; without a receipt the engine is not built."""
+    """Hold one receipt to its limits; without a receipt the engine is not built, and a failed build is a failure."""
     if receipt is None:
         return Judged(name, target, "not built", (Finding("built", "fail", "no receipt came"),))
+    if receipt.failure is not None and receipt.target == target:
+        return Judged(name, target, "fail", (Finding("built", "fail", f"{receipt.failure} ({receipt.date})"),))
     engine = next((e for e in receipt.engines if e.role == "model"), None)
     problem = _not_an_engine(target, receipt, engine)
     if engine is None or problem:
@@ -78,10 +80,10 @@ def judge(name: str, target: str, receipt: Receipt | None, baseline: Receipt | N
 
 def _not_an_engine(target: str, receipt: Receipt, engine: BuiltEngine | None) -> str:
     """Why this receipt is of no engine that could be released; empty where it is."""
-    if engine is None:
-        return "the receipt names no engine of the model"
     if receipt.target != target:
         return f"the receipt is of {receipt.target}"
+    if engine is None:
+        return "the receipt names no engine of the model"
     if engine.stand_in:
         return engine.stand_in
     return "" if receipt.status == MEASURED else f"built, {receipt.status}"

@@ -197,7 +197,8 @@ def _pictures(steps: list[Step], context: Context) -> list[Picture]:
 
 
 def _notes(steps: list[Step], context: Context) -> list[str]:
-    """What a reader must know beside the rows: relaxed checks, and what the TensorRT-RTX builds showed."""
+    """What a reader must know beside the rows: relaxed checks, TensorRT-RTX builds, builds that failed on a device."""
+    from gpusq.device_rows import failure_notes
     from gpusq.stages.parity_gate import relaxed_note
     from gpusq.stages.rtx_facts import rtx_notes
     from gpusq.stages.sensitivity import RESULT, sensitivity_notes
@@ -213,6 +214,7 @@ def _notes(steps: list[Step], context: Context) -> list[str]:
             notes += a.manifest.facts.get("notes", [])
         if a.kind == "bundle" and step.role == ROLES[0]:
             notes += rtx_notes(a.manifest.facts["rtx"], str(a.manifest.target))
+            notes += failure_notes(a, context)
     return [note for note in notes if note]
 
 
@@ -289,7 +291,7 @@ def report_of(artifact: Artifact, targets: tuple[str, ...], context: Context) ->
     Latencies are predicted, except of a CPU engine, which is measured now, and of engines whose receipts were imported
     from a device; the dense twin of such a receipt comes with it. Accuracies are those kept in the store.
     """
-    from gpusq.device_rows import imported_rows
+    from gpusq.device_rows import failure_notes, imported_rows
     from gpusq.evidence import measured_rows, rows_of
     from gpusq.reports import build_report
     from gpusq.targets import load_target
@@ -305,7 +307,9 @@ def report_of(artifact: Artifact, targets: tuple[str, ...], context: Context) ->
                 rows += rows_of(a, target, context)
             if a.kind == "bundle" and a.manifest.target == target.name:
                 rows += imported_rows(a, context, with_twin=True)
-    return build_report(f"{artifact.kind} {artifact.digest[:12]}", rows, lineage=lineage_of(context.store, [artifact]))
+    notes = [note for a in chain if a.kind == "bundle" for note in failure_notes(a, context)]
+    lineage = lineage_of(context.store, [artifact])
+    return build_report(f"{artifact.kind} {artifact.digest[:12]}", rows, lineage=lineage, notes=notes)
 
 
 def lineage_of(store: Store, artifacts: list[Artifact]) -> list[Lineage]:

@@ -114,9 +114,10 @@ def orin_page(study: OrinStudy) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-GROUPS = """A group is the rows of one source, device and architecture, so the same ViT-B on the same board by another source, or
-EfficientViT-B2 beside B1, stays in the fit; a source left out has none of that. The shipped interval is the 90 % quantile
-of the errors with the source left out; with only the other sources' errors to set it, it holds fewer rows, as shown.
+GROUPS = """\
+A group is the rows of one source, device and architecture, so the same ViT-B on the same board by another source,
+or EfficientViT-B2 beside B1, stays in the fit; a source left out has none of that. The shipped interval is the 90 %
+quantile of the errors with the source left out; set by the other sources alone, it holds fewer rows, as shown.
 """.splitlines()
 
 

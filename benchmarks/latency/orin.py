@@ -74,8 +74,9 @@ ROWS = (
     Row("AGX Orin", "OWL-ViT B/32-768 FP16", OWL_B_32, 1e3 / 95, NANOOWL),
     *_efficientvit(),
 )
-# Speed-up of 2:4 in FP16 over two linears of ViT-B's MLP, [tokens, 768] to 3072 and back, by tokens. Not in any fit. How
-# many such pairs make the 1.33 -> 1.06 ms and 12.2 -> 10.2 ms is not known here, so only the ratio is compared.
+# Speed-up of 2:4 in FP16 over a stack of ViT-B's MLP, [tokens, 768] to 3072 and back, by tokens; in no fit. How many
+# such pairs make the 1.33 -> 1.06 ms and 12.2 -> 10.2 ms is not known here, so only the ratio is compared.
+# Source: ONNXSIM.
 SPARSE_MLP = {197: 1.33 / 1.06, 2048: 12.2 / 10.2}
 NOT_MODELLED = (
     "ViT-B/16 in FP32, 13.65 ms (onnxsim, Orin Nano Super): TensorRT's FP32 is TF32, the target's is IEEE float32",

@@ -70,8 +70,9 @@ that choice.
 
 A model is a sequence of kernels: what TensorRT fuses is fused, each kernel costs a gap, GEMMs their model's
 time with the compute term times a factor per path, attention its products at one rate plus the first head's
-time, other operators their traffic. Depthwise convolutions count as traffic. These engine parameters are
-fitted to whole published encoders.
+time, other operators their traffic. Depthwise convolutions take their traffic or their products at the float32
+rate, whichever is longer. These engine parameters are fitted to whole published encoders; their priors and the
+rules of fusion were chosen by hand, with those encoders in view.
 
 Intervals are conformal: the 90 % quantile of |ln(predicted / measured)| over held-out rows, for GEMMs in up to
 four bands of predicted time. Coverage in the tables is nested: the rows that are counted touched neither the
@@ -88,8 +89,9 @@ with its own peak, is marked `scaled`, and has twice the interval (assumed).
 `benchmarks/data/README.md` names sources and licences.
 """.splitlines()
 
-AFTER_GEMMS = """Points beyond an axis are drawn at its end. Squares are extrapolation: the other workloads have n and k of 2048 and more, the squares begin at 64
-and go to 65536. Dense INT8 on H100 is the worst path because its library kernels change erratically with the shape.
+AFTER_GEMMS = """Points beyond an axis are drawn at its end. Squares are extrapolation: the others have n and k of 2048
+and more, the squares begin at 64 and go to 65536. Dense INT8 on H100 is the worst path; neighbouring shapes
+differ there as no smooth model follows.
 
 ## Parameters of one GPU on the other
 
@@ -99,7 +101,7 @@ is worse: a board that is not held back by its power says little of the energy t
 
 AFTER_MODELS = """FasterTransformer runs slower than an engine because it does not join operators: attention is two
 products with the scores in memory and a softmax between, and biases, GELU, residuals and transposes are kernels
-of their own. `predict(..., fused=False)` models that: the mean ln error shrinks by half to two thirds. The rest is not
+of their own. `predict(..., fused=False)` models that: the mean ln error falls by half to seven tenths. The rest is not
 modelled; older kernels and, in INT8, conversions between layers are its likely causes. The 2:4 rows left out are the
 worst group, as no other row on an A100 says what TensorRT's sparse kernels do.
 """.splitlines()
@@ -119,7 +121,7 @@ published row says what a ViT takes in another mode than the maker's own, so the
 - Batch-1 latency of runtimes that do not replay a graph: launches are then the host's.
 - The Orin's GEMMs: no public table. Its GEMM parameters are the A100's; only the engine's were refitted. A
   model unlike the ones above is off by what the left-out source shows.
-- 2:4 in TensorRT: on an A100 one encoder at sequence 128, on an Orin two FP16 layers in isolation (onnxsim, Orin
+- 2:4 in TensorRT: on an A100 one encoder at sequence 128, on an Orin an FP16 MLP in isolation (onnxsim, Orin
   Nano; not in the fit, `python benchmarks/check_orin_latency.py` compares their speed-ups). demoBERT's rows for
   L40S and A30 or L4 are in `data/` but not used: there is no target file for those GPUs.
 - Whole models in an engine on H100 and H200: no row was found. The H100's engine parameters are the A100's, with

@@ -27,7 +27,7 @@ RequireSparse = Annotated[
     typer.Option("--require-sparse", min=0, max=1, help="Finishing: least share of GEMM time in 2:4 kernels."),
 ]
 ReceiptOut = Annotated[
-    Path | None, typer.Option("--receipt", help="Finishing: write the receipt here, for `gpusq import` on the host.")
+    Path | None, typer.Option("--receipt", help="Finishing: write the receipt here, also of a failed build, for `gpusq import`.")
 ]
 TimingCache = Annotated[
     Path | None, typer.Option("--timing-cache", help="Finishing: TensorRT's timing cache, read if there and written.")
@@ -108,8 +108,12 @@ def import_(receipt: ReceiptFile, store: StoreDir = DEFAULT_STORE, json: Json = 
         with opened.lock(on_wait=say):
             names = import_receipt(found, opened)
         if json:
-            print_json({"receipt": found.sha256, "status": found.status, "rows": len(found.rows), "bundles": names})
+            record = {"receipt": found.sha256, "status": found.status, "rows": len(found.rows), "bundles": names}
+            failure = {"failure": found.failure.model_dump(mode="json")} if found.failure else {}
+            print_json(record | failure)
             return
         print_line(f"receipt {found.sha256[:12]} of {found.target}: {found.status}, {len(found.rows)} measured rows")
+        if found.failure is not None:
+            print_line(f"  {found.failure}")
         for name in names:
             print_line(f"  beside {name}; see it with: gpusq report {name}")

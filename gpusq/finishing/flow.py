@@ -10,10 +10,11 @@ from typing import Any
 
 from gpusq.artifacts import Artifact
 from gpusq.errors import UsageError
-from gpusq.finishing.building import build_bundle, build_facts, built_for
+from gpusq.finishing.building import BuiltFor, build_bundle, build_facts, built_for
 from gpusq.finishing.engine_files import Built, engine_facts, files_of, place_of_plan, toolchain
+from gpusq.finishing.failing import Attempt, leaving_a_receipt
 from gpusq.finishing.layers import layer_receipt, layer_verdicts
-from gpusq.finishing.opened import FinishOptions, Opened, open_bundles
+from gpusq.finishing.opened import FinishOptions, open_bundles
 from gpusq.finishing.receipt_file import MEASURED, NOT_RUN, Receipt, sealed_receipt, write_receipt
 from gpusq.finishing.rows import GPU_BASE, device_row, forms, variant_of
 from gpusq.finishing.running import Evidence, run_plans, why_not
@@ -32,22 +33,35 @@ class Finished:
 def finish(directory: Path, options: FinishOptions, machine_of: MachineOf = open_machine) -> Finished:
     """Finish a bundle, and its dense twin in the same run where there is one.
 
-    Every byte of both is checked before the library is loaded. Nothing is sealed unless every step held.
+    Every byte of both is checked before the library is loaded. Nothing is sealed unless every step held; a build that
+    failed leaves its reason in the receipt file, where one was asked for.
     Raises TamperedArtifactError, UsageError, MissingExtraError, EngineError, ParityError, CheckError.
     """
     opened = open_bundles(directory, options)
     machine = machine_of(options.builder)
-    plans = _build_all(opened, machine, options)
+    purposes = [built_for(each.bundle, machine.builder, machine.trt, machine.device) for each in opened]
+    _check_cache(purposes, options)
+    attempt = Attempt(opened, purposes, machine)
+    with leaving_a_receipt(attempt, options):
+        _build_all(attempt, options)
+        return complete(attempt, options)
+
+
+def complete(attempt: Attempt, options: FinishOptions) -> Finished:
+    """Run, judge, seal and report plans that were built."""
+    plans, machine = attempt.plans, attempt.machine
     absent = why_not(plans[0], machine)
     status = f"{NOT_RUN}{absent}" if absent else MEASURED
     evidence = [Evidence()] * len(plans)
     if machine.gpu is not None and not absent:
-        evidence = run_plans(plans, machine.trt, machine.gpu, options)
-    shown = [layer_receipt(built, seen.layer_us) for built, seen in zip(plans, evidence, strict=True)]
-    verdicts = layer_verdicts(shown, options.require_sparse)
+        attempt.step = "run"
+        evidence = run_plans(plans, machine.trt, machine.gpu, options, attempt.gates)
+    attempt.step = "layers"
+    attempt.shown = [layer_receipt(built, seen.layer_us) for built, seen in zip(plans, evidence, strict=True)]
+    verdicts = layer_verdicts(attempt.shown, options.require_sparse)
     layers = [
         {"receipt": receipt.model_dump(mode="json"), "verdict": list(lines)}
-        for receipt, lines in zip(shown, verdicts, strict=True)
+        for receipt, lines in zip(attempt.shown, verdicts, strict=True)
     ]
     parts = list(zip(plans, evidence, layers, strict=True))
     engines = [_seal(*part, machine, status, options) for part in parts]
@@ -55,23 +69,24 @@ def finish(directory: Path, options: FinishOptions, machine_of: MachineOf = open
     receipt = _receipt(plans, evidence, engines, entries, machine, status)
     if options.receipt is not None:
         write_receipt(receipt, options.receipt)
-    return Finished({o.role: engine for o, engine in zip(opened, engines, strict=True)}, receipt)
+    return Finished({o.role: engine for o, engine in zip(attempt.opened, engines, strict=True)}, receipt)
 
 
-def _build_all(opened: Sequence[Opened], machine: Machine, options: FinishOptions) -> list[Built]:
+def _check_cache(purposes: Sequence[BuiltFor], options: FinishOptions) -> None:
+    if options.timing_cache is not None and any(purpose.ahead for purpose in purposes):
+        raise UsageError(
+            "a build ahead of time takes no timing cache", got=str(options.timing_cache), do="leave --timing-cache out"
+        )
+
+
+def _build_all(attempt: Attempt, options: FinishOptions) -> None:
     """One plan after the other; what the first learned of tactics goes to the next, and to the timing cache."""
     path = options.timing_cache
     cache = path.read_bytes() if path is not None and path.is_file() else None
-    plans = []
-    for each in opened:
-        purpose = built_for(each.bundle, machine.builder, machine.trt, machine.device)
-        if path is not None and purpose.ahead:
-            raise UsageError(
-                "a build ahead of time takes no timing cache", got=str(path), do="leave --timing-cache out"
-            )
+    for each, purpose in zip(attempt.opened, attempt.purposes, strict=True):
         plan = build_bundle(
             each.bundle,
-            machine.trt,
+            attempt.machine.trt,
             purpose,
             workspace_mib=options.workspace_mib,
             timing_cache=None if purpose.ahead else cache,
@@ -79,10 +94,10 @@ def _build_all(opened: Sequence[Opened], machine: Machine, options: FinishOption
             what=each.role,
         )
         cache = plan.timing_cache or cache
-        plans.append(Built(each, purpose, plan))
-    if path is not None and plans[-1].plan.timing_cache:
-        _write_file(path, plans[-1].plan.timing_cache)
-    return plans
+        attempt.plans.append(Built(each, purpose, plan))
+    last = attempt.plans[-1].plan.timing_cache
+    if path is not None and last:
+        _write_file(path, last)
 
 
 def _seal(

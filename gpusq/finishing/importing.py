@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gpusq.engines.bundle import FP16
 from gpusq.errors import ArtifactError, ArtifactNotFoundError
-from gpusq.finishing.receipt_file import BuiltEngine, Receipt, open_receipt
+from gpusq.finishing.receipt_file import Attempted, BuiltEngine, Receipt, open_receipt
 
 if TYPE_CHECKING:
     from gpusq.artifacts import Artifact, Store
@@ -17,10 +17,12 @@ PREFIX = "receipt-"
 def import_receipt(receipt: Receipt, store: Store) -> list[str]:
     """Keep a receipt beside each bundle that it names; returns their names. The same receipt again changes nothing.
 
+    That of a failed build too, so that reports of the bundle say so.
+
     Raises ArtifactNotFoundError for a bundle that is not in this store, ArtifactError for one that does not fit.
     """
     held = {artifact.digest: artifact for artifact in store.artifacts()}
-    bundles = [_bundle(engine, receipt, held, store) for engine in receipt.engines]
+    bundles = [_bundle(subject, receipt, held, store) for subject in receipt.subjects]
     for bundle in bundles:
         store.add_report(bundle.digest, name_of(receipt), [receipt.model_dump(mode="json")])
     return [f"bundle-{bundle.digest[:12]}" for bundle in bundles]
@@ -42,7 +44,7 @@ def receipts_of(bundle: Artifact, store: Store) -> list[Receipt]:
     ]
 
 
-def _bundle(engine: BuiltEngine, receipt: Receipt, held: dict[str, Artifact], store: Store) -> Artifact:
+def _bundle(engine: BuiltEngine | Attempted, receipt: Receipt, held: dict[str, Artifact], store: Store) -> Artifact:
     bundle = held.get(engine.bundle)
     if bundle is None or bundle.kind != "bundle":
         raise ArtifactNotFoundError(

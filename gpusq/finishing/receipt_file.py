@@ -1,5 +1,6 @@
 """The receipt file: what was built and measured on a device, without the engine, as one sealed JSON document.
 
+A build that failed leaves one too: no engine and no rows, but the refusal and what was known by then.
 Its sha256 covers every other field, so a changed receipt is noticed; it does not say who wrote it.
 """
 
@@ -9,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from gpusq.artifacts.canonical import pretty_json, sha256_of
 from gpusq.artifacts.durable import make_directories, replace_file, writing
@@ -23,7 +24,9 @@ LIMIT_BYTES = 64 << 20
 DO = "send the receipt again from the device"
 MEASURED = "measured"
 NOT_RUN = "not run: "
+FAILED = "failed"
 
+Step = Literal["build", "run", "layers"]
 Role = Literal["model", "dense twin"]
 
 
@@ -50,8 +53,58 @@ class BuiltEngine(Sealed):
     stand_in: str = ""
 
 
+class Attempted(Sealed):
+    """One bundle of a failed run, with what was known of it. onnx_sha256: of the graph that went to the builder.
+
+    build: what the builder said, None where it gave no plan. layers: of the plan, or the refusal of its build; None
+    where the builder never came to it. gate: outputs against the expected ones, None where they were not compared.
+    """
+
+    role: Role
+    bundle: Text
+    variant: Text
+    onnx_sha256: Text
+    build: dict[str, Any] | None = None
+    layers: LayerReceipt | None = None
+    gate: dict[str, Any] | None = None
+
+
+class Refusal(Sealed):
+    """An error of gpusq as `to_json` gives it."""
+
+    type: Text
+    what: Text
+    got: str
+    do: str
+    exit_code: int
+
+
+class BuildFailure(Sealed):
+    """Why nothing was sealed. step: "build" (parser, builder, memory), "run" (compare and measure) or "layers".
+
+    role: the bundle that it failed at. builder, library: its name and version. device: its facts, None for no GPU.
+    """
+
+    error: Refusal
+    step: Step
+    role: Role
+    builder: Text
+    library: Text
+    device: dict[str, Any] | None = None
+    bundles: tuple[Attempted, ...] = Field(min_length=1)
+
+    def __str__(self) -> str:
+        where = self.device["name"] if self.device else "a machine without a GPU"
+        e = self.error
+        got = f"; got {e.got}" if e.got else ""
+        return f"build failed on {where} ({self.builder} {self.library}, {self.role}): {e.type}: {e.what}{got}"
+
+
 class Receipt(Sealed):
-    """status: "measured", or "not run: " and why. rows: measured rows of the engines named here, and of no others."""
+    """status: "measured", "not run: " and why, or "failed". rows: measured rows of the engines named here, no others.
+
+    failure: of a failed run, which has no engines; the field is not written where there is none.
+    """
 
     schema_version: Literal[1] = 1
     kind: Literal["gpusq-receipt"] = "gpusq-receipt"
@@ -59,24 +112,47 @@ class Receipt(Sealed):
     date: Text
     target: Text
     status: Text
-    engines: tuple[BuiltEngine, ...] = Field(min_length=1)
+    engines: tuple[BuiltEngine, ...]
     rows: tuple[Row, ...] = ()
     measurements: tuple[dict[str, Any], ...] = ()
     verdicts: tuple[dict[str, Any], ...] = ()
+    failure: BuildFailure | None = None
     sha256: Text
+
+    @model_serializer(mode="wrap")
+    def _without_absent_failure(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Receipts of engines keep the fields, and so the seal, that they had before there were failures."""
+        fields: dict[str, Any] = plain(self)
+        if self.failure is None:
+            fields.pop("failure", None)
+        return fields
+
+    @model_validator(mode="after")
+    def _built_or_failed(self) -> Receipt:
+        """Engines, or a failure."""
+        if (self.status == FAILED) != (self.failure is not None):
+            raise ValueError(f"a receipt has status '{FAILED}' exactly where it has a failure")
+        if (self.status == FAILED) == bool(self.engines):
+            raise ValueError(f"engines: at least one is expected, and none where the status is '{FAILED}'")
+        return self
 
     @model_validator(mode="after")
     def _rows_belong_here(self) -> Receipt:
         """Rows are measured ones of these engines on this target; without a run there are none."""
         engines = {engine.engine for engine in self.engines}
-        if self.status != MEASURED and not self.status.startswith(NOT_RUN):
-            raise ValueError(f"status is '{MEASURED}' or '{NOT_RUN}...', got '{self.status}'")
+        if self.status not in (MEASURED, FAILED) and not self.status.startswith(NOT_RUN):
+            raise ValueError(f"status is '{MEASURED}', '{FAILED}' or '{NOT_RUN}...', got '{self.status}'")
         if self.status != MEASURED and (self.rows or self.measurements):
             raise ValueError(f"a receipt with status '{self.status}' has no rows")
         for row in self.rows:
             if row.status != MEASURED or row.target != self.target or row.artifact.digest not in engines:
                 raise ValueError("a row of a receipt is measured, on its target, of one of its engines")
         return self
+
+    @property
+    def subjects(self) -> tuple[BuiltEngine, ...] | tuple[Attempted, ...]:
+        """What it is of: its engines, or the bundles of a run that failed."""
+        return self.failure.bundles if self.failure else self.engines
 
     def engine(self, bundle: str) -> BuiltEngine | None:
         """The engine that was built from the bundle with this digest."""

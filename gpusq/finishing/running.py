@@ -51,13 +51,17 @@ def _other_power_mode(bundle: Bundle, gpu: Gpu | None) -> str:
     return f"the device is in power mode {found}, {bundle.target.get('name')} means {wanted} (set it with nvpmodel)"
 
 
-def run_plans(plans: Sequence[Built], trt: Any, gpu: Gpu, options: FinishOptions) -> list[Evidence]:
-    """Evidence for each plan, in order. Raises ParityError where outputs differ: then nothing is timed."""
+def run_plans(
+    plans: Sequence[Built], trt: Any, gpu: Gpu, options: FinishOptions, gates: dict[str, Gate]
+) -> list[Evidence]:
+    """Evidence for each plan, in order. gates: filled with each comparison, by role, before it is held to its limits.
+
+    Raises ParityError where outputs differ: then nothing is timed.
+    """
     from gpusq.device_measurement import measure
     from gpusq.engines.device_engine import DeviceEngine
 
     engines: dict[str, DeviceEngine] = {}
-    gates = {}
     for built in plans:
         role = built.opened.role
         options.progress(f"compare {role}", 0, None, "outputs on the bundle's samples")

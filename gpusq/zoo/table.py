@@ -1,0 +1,97 @@
+"""The zoo as a table for people and as JSON for machines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gpusq.zoo.result import STEPS, FamilyResult
+
+HEAD = (
+    "family",
+    "model",
+    "parameters",
+    "steps",
+    "2:4",
+    "INT8",
+    "dense float32: largest error, agreement",
+    "dense FP16: agreement",
+    "INT8, float32 file: agreement (PyTorch with itself)",
+    "INT8, FP16 file: agreement (PyTorch with itself)",
+    "SM 8.0 build: INT8 GEMMs",
+    "seconds",
+)
+LEGEND = (
+    "2:4, INT8: share of the GEMM multiply-adds of one image, attention products included, that are 2:4 sparse and "
+    "INT8. Agreement: ONNX Runtime beside PyTorch on the same images (of classifiers: images with the same top-1; of "
+    "detectors: boxes paired by class and overlap, whatever their order; of others: images whose outputs agree within "
+    "10 %). Largest error: over the largest value; at most 1e-4 is required of the dense float32 file. With fresh "
+    "weights all answers are nearly equal, and rounding decides between them; so every other file has to agree on "
+    "90 %, or as well (less 10 points) as the PyTorch model agrees with itself when the output of every layer changes "
+    "by the rounding of that file: 2^-23 for float32, 2^-11 for FP16 (in brackets for the INT8 model). A trained model "
+    "is held to Export's own bars. The build is a parse and build of the INT8 FP16 file by TensorRT-RTX for compute "
+    "capability 8.0 on a host without a GPU: it was not run. INT8 GEMMs: quantized layers that the plan runs as INT8 "
+    "products, of all quantized layers."
+)
+
+
+def to_json(results: Sequence[FamilyResult], conditions: dict[str, Any]) -> dict[str, Any]:
+    """Plain data: conditions, counts, and one object for each family."""
+    passed = sum(result.passed for result in results)
+    return {
+        "conditions": conditions,
+        "families": len(results),
+        "passed": passed,
+        "results": [result.to_json() for result in results],
+    }
+
+
+def to_markdown(results: Sequence[FamilyResult]) -> str:
+    """The table with its legend, and the reasons of those that did not pass."""
+    lines = [_line(HEAD), _line(["---"] * len(HEAD)), *(_line(_cells(result)) for result in results)]
+    passed = sum(result.passed for result in results)
+    text = [f"{passed} of {len(results)} families pass every step.", "", *lines, "", LEGEND, ""]
+    failed = [result for result in results if not result.passed]
+    if failed:
+        text += ["Not passed, and why:", "", *(f"- {result.family}: {_one_line(result.why)}" for result in failed), ""]
+    return "\n".join(text)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _cells(result: FamilyResult) -> list[str]:
+    steps = "all" if result.passed else f"stopped at {STEPS[len(result.done)]}"
+    builds = "-" if result.int8_gemms is None else f"{result.int8_gemms} of {result.int8_layers}"
+    error = "-" if result.dense is None else f"{result.dense['relative']:.0e}, {_agreement(result.dense)}"
+    return [
+        result.family,
+        f"`{result.model}`",
+        f"{result.parameters:,}" if result.parameters else "-",
+        steps,
+        _share(result.sparse),
+        _share(result.int8),
+        error,
+        _agreement(result.dense_half),
+        _beside(result.quantized, result.itself, "float32"),
+        _beside(result.half, result.itself, "float16"),
+        builds,
+        f"{result.seconds:.0f}",
+    ]
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _agreement(parity: dict[str, Any] | None) -> str:
+    return "-" if parity is None else f"{parity['top1']:.1%}"
+
+
+def _beside(parity: dict[str, Any] | None, itself: dict[str, float] | None, file: str) -> str:
+    return _agreement(parity) + ("" if itself is None else f" ({itself[file]:.1%})")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).replace("|", "/")

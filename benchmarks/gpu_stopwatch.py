@@ -91,9 +91,11 @@ def both_stopwatches(engine: DeviceEngine, gpu: Gpu) -> list[dict[str, Any]]:
                 {"engine": session}, gpu.cuda, min_repeats=REPEATS, max_seconds=1, batch=batch, look=watch.look
             )["engine"]
             theirs = torch_median_ms(session.launch, session.stream)
+            watch.close()
             busy = Watch(gpu.clocks)
             run = throughput_of([session], gpu.cuda, batch=batch, seconds=1.0, look=busy.look)
             busy.look()
+            busy.close()
             joules = busy.energy_j(run.seconds)
         rows.append(
             {

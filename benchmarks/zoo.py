@@ -41,9 +41,9 @@ def write(results: list[FamilyResult], conditions: dict[str, Any]) -> None:
     """results/zoo.json, results/zoo.md and docs/zoo.md."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     PAGE.parent.mkdir(parents=True, exist_ok=True)
-    text = to_markdown(results)
+    text, how = to_markdown(results), f" ({conditions['how']})" if "how" in conditions else ""
     (RESULTS / "zoo.json").write_text(json.dumps(to_json(results, conditions), indent=1) + "\n", encoding="utf-8")
-    (RESULTS / "zoo.md").write_text(f"`{conditions['command']}`\n\n{text}", encoding="utf-8")
+    (RESULTS / "zoo.md").write_text(f"`{conditions['command']}`{how}\n\n{text}", encoding="utf-8")
     PAGE.write_text(INTRODUCTION + text, encoding="utf-8")
 
 

@@ -95,7 +95,7 @@ def _at_batch(
 
     with ExitStack() as stack:
         ready = {name: stack.enter_context(_ready(engine, batch)) for name, engine in engines.items()}
-        watch = Watch(clocks)
+        watch = stack.enter_context(Watch(clocks))
         works = {name: work for name, (work, _) in ready.items()}
         timings = time_on_device(works, cuda, batch=batch, max_seconds=LATENCY_SHARE * seconds, look=watch.look)
         watch.look()
@@ -138,7 +138,7 @@ def _throughput(
     for count in streams:
         with ExitStack() as stack:
             works = [stack.enter_context(_ready(engine, batch))[0] for _ in range(count)]
-            watch = Watch(clocks)
+            watch = stack.enter_context(Watch(clocks))
             found.append(throughput_of(works, cuda, batch=batch, seconds=seconds, look=watch.look))
             watch.look()
         if energy is None:

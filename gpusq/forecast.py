@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SHOWN = (1, 8, 32, 128)
 """Batches whose speed-ups stand in the table of the page."""
-_INDEX = re.compile(r"(?<=\.)\d+(?=[./]|$)")  # of a block in a dotted name
+_INDEX = re.compile(r"(?<=\.)\d+(?=[./]|$)")
 
 
 def sweep_of_artifact(artifact: Artifact, target: Target) -> Sweep:
@@ -55,12 +55,17 @@ def sweep_of(decisions: Decisions, target: Target) -> Sweep:
     return Sweep(target=target.name, device=target.title, examined=examined, curves=curves, payoffs=tuple(payoffs))
 
 
+def without_index(name: str) -> str:
+    """A dotted name with a star for each block's index: "blocks.*.mlp.fc1" for every block."""
+    return _INDEX.sub("*", name)
+
+
 def alike(found: Sequence[BreakEven]) -> list[list[BreakEven]]:
     """Groups of layers whose names differ in the index of a block only and whose answers are equal."""
     groups: dict[tuple[Any, ...], list[BreakEven]] = {}
     for answer in found:
         same = (answer.change, answer.form, answer.batch, answer.sure_batch, answer.ranges)
-        groups.setdefault((_INDEX.sub("*", answer.layer), *same), []).append(answer)
+        groups.setdefault((without_index(answer.layer), *same), []).append(answer)
     return list(groups.values())
 
 

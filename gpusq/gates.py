@@ -15,6 +15,7 @@ from gpusq.finishing import Receipt
 from gpusq.finishing.receipt_file import MEASURED, BuiltEngine
 from gpusq.matrix import Gates
 from gpusq.reports import Report, Row
+from gpusq.reports.rows import UNKNOWN_POWER_MODE
 
 Outcome = Literal["pass", "fail", "unknown", "not asked"]
 State = Literal["pass", "fail", "not built"]
@@ -172,6 +173,8 @@ def _conditions(old: Row, new: Row) -> list[str]:
         "input": (old.input_shape, new.input_shape),
     }
     found = [f"{what} {a} then, {b} now" for what, (a, b) in pairs.items() if a != b]
+    if old.conditions.power_mode == new.conditions.power_mode == UNKNOWN_POWER_MODE:
+        found.append(f"{UNKNOWN_POWER_MODE}, then and now")
     return found + [f"throttled {when}" for when, row in (("then", old), ("now", new)) if row.conditions.throttled]
 
 

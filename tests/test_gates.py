@@ -140,6 +140,7 @@ def test_a_precision_that_is_hidden_is_not_a_pass(hidden: float, expected: str) 
         ([row(0.7)], "pass"),
         ([row(1.0, batch=3)], "unknown"),  # nothing to compare with
         ([row(1.2, conditions={"power_mode": "250 W"})], "unknown"),
+        ([row(1.0, conditions={"power_mode": "power mode unknown"})], "unknown"),
         ([row(1.0, conditions={"throttled": True})], "unknown"),
         ([row(1.0, conditions={"device": "NVIDIA A100 80GB PCIe"})], "unknown"),
     ],
@@ -148,6 +149,12 @@ def test_regression_against_the_last_release(now: list[dict[str, Any]], expected
     found = judged(receipt(*now))
     assert outcome(found, "regression") == expected
     assert (found.state == "pass") == (expected == "pass")
+
+
+def test_two_unknown_power_modes_are_not_one_power_mode() -> None:
+    unknown = receipt(row(1.2, conditions={"power_mode": "power mode unknown"}))
+    found = judged(unknown, baseline=unknown)
+    assert (outcome(found, "regression"), found.state) == ("unknown", "fail")
 
 
 def test_noise_explains_a_small_slowdown() -> None:

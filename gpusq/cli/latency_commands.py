@@ -27,7 +27,10 @@ Batches = Annotated[
     list[int] | None, typer.Option("--batch", "-b", min=1, max=65536, help="Repeatable. Default: 1, 8, 32.")
 ]
 Base = Annotated[
-    str, typer.Option("--base", help="What is not INT8 runs in: fp16, fp32, bf16; auto: as the file has it.")
+    str,
+    typer.Option(
+        "--base", help="What is not INT8 runs in: fp16, fp32, bf16; auto: as the file has it; FP16 for --break-even."
+    ),
 ]
 Shapes = Annotated[
     list[str] | None, typer.Option("--shape", help="Whole shape of an open ONNX input, as pixel_values=1x3x224x224.")
@@ -49,7 +52,12 @@ Holdout = Annotated[
     float,
     typer.Option("--holdout", min=0.0, max=0.9, help="Share of the shapes kept out of the fit to state its error."),
 ]
-Seconds = Annotated[float, typer.Option("--seconds", min=0.01, help="Measuring time for each shape.")]
+Seconds = Annotated[
+    float,
+    typer.Option(
+        "--seconds", min=0.01, help="Seconds of measuring for each shape; no path less than 7 times, warm-up on top."
+    ),
+]
 Name = Annotated[
     str, typer.Option("--name", help="Name of the new target. Default: that of --target with -calibrated.")
 ]
@@ -155,6 +163,8 @@ def _predict_model(
     from gpusq.cli.output import print_json, print_line
 
     break_even, html, out, all_layers, json = shown
+    if break_even:
+        subject, base = subject.compared(base)
     found = {target.name: [subject.predict(target, batch, base) for batch in batches] for target in targets}
     decisions = [subject.decide(target, base) for target in targets] if break_even else []
     written = [path for path in (out, html) if path is not None]

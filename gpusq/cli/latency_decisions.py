@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,6 @@ if TYPE_CHECKING:
     from gpusq.latency.decisions import Decisions
 
 DECIDED_AT = (1, 8, 64)
-_INDEX = re.compile(r"(?<=\.)\d+(?=[./]|$)")  # of a block in a dotted name
 
 
 def decision_table(decisions: Decisions) -> Any:
@@ -33,10 +31,11 @@ def decision_table(decisions: Decisions) -> Any:
 
 
 def _decision_cells(group: list[BreakEven]) -> list[str]:
+    from gpusq.forecast import without_index
     from gpusq.reports.sweep_section import payoff_text
 
     first = group[0]
-    name = _INDEX.sub("*", first.layer) if len(group) > 1 else first.layer
+    name = without_index(first.layer) if len(group) > 1 else first.layer
     label = f"{name} x{len(group)}" if len(group) > 1 else name or "whole model"
     compared = first.change if first.layer else f"{first.form} / {first.against}"
     gains = (first.gain_at(batch) for batch in DECIDED_AT)

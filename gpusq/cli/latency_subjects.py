@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from gpusq.latency.decisions import Decisions
     from gpusq.targets import Target
     from gpusq.workload import Layer, Workload
-
-LARGEST = 2**24
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,21 @@ class Subject:
             return "fp32"
         return asked if asked != "auto" else self.precision or "fp16"
 
+    def compared(self, asked: str) -> tuple[Subject, str]:
+        """(the model, the precision asked) for a comparison of forms: "auto" is FP16, which a note tells.
+
+        FP16 is the twin to beat on a GPU, whatever the file holds. bf16 has the kernels of FP16 and its name.
+        """
+        if asked == "bf16" or (asked == "auto" and self.precision == "bf16"):
+            return self._noting("bf16 runs in the kernels of FP16 and is listed as fp16"), "bf16"
+        if asked != "auto" or self.precision in (None, "fp16"):
+            return self, asked if asked != "auto" else "fp16"
+        note = f"the file is {self.precision.upper()}; --break-even predicts and compares it in FP16 on a GPU, here and on "
+        return self._noting(f"{note}the page, since that is the twin to beat; --base {self.precision} keeps it"), "fp16"
+
+    def _noting(self, note: str) -> Subject:
+        return replace(self, notes=(*self.notes, note))
+
     def predict(self, target: Target, batch: int, asked: str = "auto") -> Prediction:
         """The prediction at one batch."""
         from gpusq.latency import predict
@@ -54,17 +67,18 @@ class Subject:
         )
 
     def decide(self, target: Target, asked: str = "auto", batches: Sequence[int] | None = None) -> Decisions:
-        """Break-even batches; a model in float32 is compared in FP16, since that is the twin to beat on a GPU."""
+        """Break-even batches in the precision asked, as `predict` takes it; see `compared`."""
         from gpusq.latency.decisions import ALL_BATCHES, decide
+        from gpusq.latency.forms import STANDS_FOR, standing_in
         from gpusq.reports.compare import TWIN_ERROR_CORRELATION
 
-        base = self.base(target, asked if asked != "auto" else "fp16")
+        base = self.base(target, asked)
         return decide(
             self.workload,
             self.layers,
-            target,
+            standing_in(target, base),
             batches or ALL_BATCHES,
-            base_dtype=base if base in ("fp16", "fp32") else "fp16",
+            base_dtype=STANDS_FOR.get(base, base),
             correlation=TWIN_ERROR_CORRELATION,
             int8_attention=self.int8_attention,
         )
@@ -135,9 +149,11 @@ def parsed_gemm(text: str) -> tuple[int, int, int]:
 
 
 def _size(part: str, text: str) -> int:
+    from gpusq.latency.gemm import LARGEST_SIZE
+
     value = int(part)
-    if not 1 <= value <= LARGEST:
-        raise UsageError(f"a size is from 1 to {LARGEST}", got=f"{part} in {text}", do="correct the size")
+    if not 1 <= value <= LARGEST_SIZE:
+        raise UsageError(f"a size is from 1 to {LARGEST_SIZE}", got=f"{part} in {text}", do="correct the size")
     return value
 
 

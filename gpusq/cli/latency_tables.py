@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 Found = dict[str, list["Prediction"]]
 TOP = 12
 SCALED = "scaled peak"
-_INDEX = re.compile(r"(?<=\.)\d+(?=[./]|$)")
 
 
 def rows_table(rows: Sequence[dict[str, Any]]) -> Any:
@@ -149,6 +147,7 @@ def _layer_table(target: str, run: Prediction, all_layers: bool) -> Any:
     """Operators by time; those whose names differ only in a block's index are added up."""
     from rich.table import Table
 
+    from gpusq.forecast import without_index
     from gpusq.reports.view import figure, percent
 
     table = Table(title=f"{target}, batch {run.batch}: predicted time by operator", title_justify="left")
@@ -156,7 +155,7 @@ def _layer_table(target: str, run: Prediction, all_layers: bool) -> Any:
         table.add_column(name, justify="left" if name in ("operator", "bound") else "right", overflow="fold")
     groups: dict[tuple[str, str], list[Any]] = {}
     for op in run.ops:
-        groups.setdefault((op.name if all_layers else _INDEX.sub("*", op.name), op.bound), []).append(op)
+        groups.setdefault((op.name if all_layers else without_index(op.name), op.bound), []).append(op)
     ranked = (
         list(groups.items()) if all_layers else sorted(groups.items(), key=lambda item: -sum(o.us for o in item[1]))
     )
@@ -177,7 +176,7 @@ def _layer_table(target: str, run: Prediction, all_layers: bool) -> Any:
 def write_page(
     subject: Subject, found: Found, decisions: Sequence[Decisions], targets: Sequence[Target], base: str, path: Path
 ) -> None:
-    """The report page of a model that was only predicted."""
+    """The report page of a model that was only predicted; base: that of `found`."""
     from dataclasses import replace
 
     from gpusq.forecast import predicted_report, sweep_of
@@ -185,9 +184,8 @@ def write_page(
     from gpusq.reports import html_page
 
     twin = replace(subject, layers=in_form(subject.layers, sparse=False, int8=False))
-    kind = "fp16" if base == "auto" else base  # the twin to beat on a GPU
     pairs = {
-        name: [(subject.predict(target, run.batch, kind), twin.predict(target, run.batch, kind)) for run in found[name]]
+        name: [(run, twin.predict(target, run.batch, base)) for run in found[name]]
         for name, target in ((target.name, target) for target in targets)
     }
     sweeps = [sweep_of(decision, target) for decision, target in zip(decisions, targets, strict=True)]
@@ -214,7 +212,26 @@ def print_calibration(result: Calibration, out: Path) -> None:
         )
     print_table(table)
     print_line(f"before, fitted, held out: mean absolute error; held out: {result.how}")
-    kept = [path.key for path in result.paths if path.kept_prior]
-    if kept:
-        print_line(f"parameters kept as they were, since the fit did no better on held-out rows: {', '.join(kept)}")
+    for words, keys in _choices(result):
+        if keys:
+            print_line(f"{words}: {', '.join(keys)}")
+    for note in result.notes:
+        print_line(f"note: {note}")
     print_line(f"written: {out}; use it as --target {out}")
+
+
+def _choices(result: Calibration) -> list[tuple[str, list[str]]]:
+    """What was decided, in words -> the paths concerned."""
+    from gpusq.latency.calibrate import TEXTBOOK_PRIOR
+    from gpusq.latency.held_out import FEWEST
+
+    kept = [path for path in result.paths if path.kept_prior]
+    anew = [path.key for path in result.paths if path.prior == TEXTBOOK_PRIOR]
+    return [
+        ("fitted from textbook values, better on held-out rows than from the target's own", anew),
+        ("parameters kept as they were, since no fit did better on held-out rows", [p.key for p in kept if p.tried]),
+        (
+            f"parameters kept as they were, since a fit needs {FEWEST} held-out rows",
+            [p.key for p in kept if not p.tried],
+        ),
+    ]

@@ -160,7 +160,15 @@ def _receipt(
     date = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     libraries = toolchain(machine)
     rows = [
-        device_row(measured, engine, machine.device, libraries, f"{built.plan.library} {built.plan.version}", date)
+        device_row(
+            measured,
+            engine,
+            machine.device,
+            libraries,
+            f"{built.plan.library} {built.plan.version}",
+            date,
+            built.opened.bundle.target.get("power_mode"),
+        )
         for built, seen, engine in zip(plans, evidence, engines, strict=True)
         for measured in seen.measured
         if machine.device is not None

@@ -36,13 +36,25 @@ def variant_of(layers: Sequence[Layer], base: str) -> str:
 
 
 def device_row(
-    measured: Measured, engine: Artifact, device: Device, libraries: Mapping[str, str], runtime: str, date: str
+    measured: Measured,
+    engine: Artifact,
+    device: Device,
+    libraries: Mapping[str, str],
+    runtime: str,
+    date: str,
+    wanted_mode: str | None = None,
 ) -> Row:
-    """One row of a sealed engine. libraries: name -> version of what ran it. date: ISO 8601, UTC."""
+    """One row of a sealed engine. libraries: name -> version of what ran it. date: ISO 8601, UTC.
+
+    wanted_mode: the power mode that the target means; where the device did not tell its own, the row says so and is
+    compared with no other, since it may have run in any.
+    """
     from gpusq.reports import Row, compute_of, coverage_of, size_of
+    from gpusq.reports.rows import UNKNOWN_POWER_MODE
 
     layers, workload = forms({name: engine.read(name) for name in (LAYERS, WORKLOAD)})
     precision, sparsity = form_of(layers, GPU_BASE)
+    mode = measured.conditions["power_mode"] or (UNKNOWN_POWER_MODE if wanted_mode else None)
     file_bytes = sum(entry.size for entry in engine.manifest.files.values())
     fields: dict[str, Any] = {
         "artifact": {
@@ -65,13 +77,13 @@ def device_row(
         "coverage": coverage_of(workload, layers),
         "conditions": {
             "device": device.name,
-            "power_mode": measured.conditions["power_mode"],
+            "power_mode": mode,
             "clocks": measured.conditions["clocks"],
             "libraries": dict(libraries),
             "date": date,
             "throttled": measured.conditions["throttled"],
         },
-        "note": note_of(measured),
+        "note": note_of(measured, wanted_mode),
     }
     return Row.model_validate(fields)
 
@@ -89,14 +101,16 @@ def _latency(measured: Measured) -> dict[str, Any]:
     }
 
 
-def note_of(measured: Measured) -> str:
-    """What the figures of a row do not say: how it was launched, streams, energy, throttling."""
+def note_of(measured: Measured, wanted_mode: str | None = None) -> str:
+    """What the figures of a row do not say: how it was launched, streams, energy, throttling, an unknown power mode."""
     parts = [f"device time of one batch, inputs and outputs on the device, {measured.launched}"]
     parts += [f"{t.images_per_s:.0f} images/s at {_plural(t.streams, 'stream')}" for t in measured.throughput]
     if measured.energy is not None:
         parts.append(f"{measured.energy.millijoules_per_image:.3g} mJ an image ({measured.energy.how})")
     if measured.conditions["throttled"]:
         parts.append(f"throttled: {', '.join(measured.conditions['reasons'])}")
+    if wanted_mode and measured.conditions["power_mode"] is None:
+        parts.append(f"power mode unknown (nvpmodel did not answer); the target means {wanted_mode}")
     return "; ".join(parts)
 
 

@@ -43,7 +43,10 @@ def why_not(built: Built, machine: Machine) -> str:
 
 
 def _other_power_mode(bundle: Bundle, gpu: Gpu | None) -> str:
-    """A target with a power mode is that mode: figures of another one would stand under its name."""
+    """A target with a power mode is that mode: figures of another one would stand under its name.
+
+    A device that does not tell its mode, such as a container without nvpmodel, is measured; its rows say so.
+    """
     wanted = bundle.target.get("power_mode")
     found = gpu.clocks.read().power_mode if gpu is not None and wanted else None
     if found is None or found == wanted:

@@ -18,9 +18,9 @@ from gpusq.latency.engine_fit import fit_engine
 from gpusq.latency.engine_fit import ln_errors as engine_ln_errors
 from gpusq.latency.fit import fit_gemms, predicted_us
 from gpusq.latency.gemm import speed_of
-from gpusq.latency.held_out import PathResult, half_width, held_out_split, mape
+from gpusq.latency.held_out import FEWEST, PathResult, half_width, held_out_split
 from gpusq.latency.interval import LEAST_IN_BAND, error_bands
-from gpusq.latency.points import GemmPoint, Points, measured_of
+from gpusq.latency.points import GemmPoint, Points, is_named, measured_of
 from gpusq.latency.target_toml import target_toml
 from gpusq.targets import Fit, Target, load_target, read_target_file
 from gpusq.targets.facts import TargetFile
@@ -28,11 +28,15 @@ from gpusq.targets.target import parse_target_file
 
 Floats = NDArray[np.float64]
 ENGINE = "engine"
+OWN_PRIOR, TEXTBOOK_PRIOR = "the target's own", "textbook values"
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A fitted target. how: how rows were held out. file: what is written; comments: above it."""
+    """A fitted target. how: how rows were held out. notes: what a reader must know before using it.
+
+    file: what is written; comments: above it.
+    """
 
     name: str
     title: str
@@ -41,6 +45,7 @@ class Calibration:
     paths: tuple[PathResult, ...]
     file: TargetFile
     comments: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, without the file."""
@@ -48,6 +53,7 @@ class Calibration:
             "name": self.name,
             "source": self.source,
             "held_out_by": self.how,
+            "notes": list(self.notes),
             "paths": [vars(path) for path in self.paths],
             "fits": {key: fit.model_dump(mode="json") for key, fit in self.file.fits.items()},
             "engine": self.file.engine.model_dump(mode="json"),
@@ -57,7 +63,9 @@ class Calibration:
 def calibrated(target_name: str, points: Points, *, holdout: float = 0.0, name: str = "") -> Calibration:
     """Fit every path that was measured; what was not keeps the facts of the target.
 
-    target_name: the nearest known device, whose fits are the prior. holdout: share (0 to 0.9) of each path's shapes
+    Each path is fitted from the target's own parameters and from textbook ones; the better one on rows not seen counts,
+    and only if it is better there than the target unfitted (`held_out_split`): with one or two rows nothing changes.
+    target_name: the nearest known device. holdout: share (0 to 0.9) of each path's shapes
     that the fit does not see and whose error is stated; 0: all are fitted, and the error is that of leaving each one
     (or each of MOST_FOLDS parts) out in turn. Raises UsageError for no points or a path that the target has not.
     """
@@ -67,6 +75,8 @@ def calibrated(target_name: str, points: Points, *, holdout: float = 0.0, name: 
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     origin = f"calibrated {date} on {len(points.gemms)} GEMMs and {len(points.encoders)} encoders of {points.source}"
     origin += f" (sha256 {points.sha256[:12]})" if points.sha256 else ""
+    notes = _other_device(target, points)
+    origin += "".join(f"; {note}" for note in notes)
     how = f"{holdout:.0%} of the shapes, not in the fit" if holdout else "leaving rows out in turn"
     fits, results = dict(target.fit), []
     for key, rows in points.by_path().items():
@@ -83,10 +93,11 @@ def calibrated(target_name: str, points: Points, *, holdout: float = 0.0, name: 
     comments = (
         f"{origin}; from the facts of {target.name}.",
         f"source sha256 {points.sha256 or 'none: measured by this command'}; held out: {how}",
-        *(f"{r.key}: {r.rows} rows, error {_shown(r.before)} before, {_shown(r.held_out)} held out" for r in results),
+        *(f"note: {note}" for note in notes),
+        *(_result_line(result) for result in results),
         "conditions: " + ", ".join(f"{key} {value}" for key, value in libraries.items()),
     )
-    return Calibration(file.default, target.title, points.source, how, tuple(results), file, comments)
+    return Calibration(file.default, target.title, points.source, how, tuple(results), file, comments, notes)
 
 
 def write_target(result: Calibration, path: Path) -> None:
@@ -105,8 +116,30 @@ def _check_path(target: Target, key: str) -> None:
         )
 
 
+def _other_device(target: Target, points: Points) -> tuple[str, ...]:
+    """A note where the rows name another device than the target: right for a device that has no target yet."""
+    if not points.gpu or is_named(target, points.gpu):
+        return ()
+    return (f"the rows are of {points.gpu}, not of {target.title}, whose peaks, bandwidth and unmeasured paths stay",)
+
+
 def _shown(share: float | None) -> str:
     return "not known" if share is None else f"{100 * share:.1f} %"
+
+
+def _result_line(result: PathResult) -> str:
+    errors = f"error {_shown(result.before)} before, {_shown(result.held_out)} held out"
+    return f"{result.key}: {result.rows} rows, {errors}; {_choice(result.prior, result.tried)}"
+
+
+def _choice(prior: str, tried: dict[str, float]) -> str:
+    """Which parameters were taken and why, in words."""
+    if not tried:
+        return f"fewer than {FEWEST} rows to judge a fit by, so the parameters stay"
+    errors = ", ".join(f"{_shown(error)} from {name}" for name, error in tried.items())
+    if not prior:
+        return f"the parameters stay, since no fit did better on held-out rows ({errors})"
+    return f"fitted from {prior}; held-out errors of the fits: {errors}"
 
 
 def _path_fit(
@@ -118,18 +151,24 @@ def _path_fit(
     def fit(kept: Sequence[GemmPoint]) -> Fit:
         return fit_gemms(measured_of(kept), speed, start)
 
+    def anew(kept: Sequence[GemmPoint]) -> Fit:
+        return fit_gemms(measured_of(kept), speed)
+
     def errors(model: Fit, left: Sequence[GemmPoint]) -> Floats:
         measured = measured_of(left)
         return np.log(predicted_us(measured.gemms, speed, model) / measured.us)
 
-    split = held_out_split(rows, holdout, fit, errors, start)
+    split = held_out_split(rows, holdout, {OWN_PRIOR: fit, TEXTBOOK_PRIOR: anew}, errors, start)
     error = half_width(split.unseen, start.error_p90)
-    bands: Any = ()
+    bands: Any = start.bands if len(split.unseen) < FEWEST and error == start.error_p90 else ()
     if len(split.unseen) >= 2 * LEAST_IN_BAND:
         bands = error_bands(np.array([row.us for row in split.left]) * np.exp(split.unseen), split.unseen)
-    said = "the fit did no better, so the parameters stay" if split.kept_prior else f"{len(split.inside)} rows of {key}"
-    source = f"{origin}; {said}; held-out error {_shown(mape(split.unseen))}; prior: {target.name}"
-    update = {"error_p90": round(error, 4), "bands": bands, "source": source, "scaled": False}
+    said = (
+        f"{len(split.inside)} rows of {key}; held-out error {_shown(split.told)}; {_choice(split.prior, split.tried)}"
+    )
+    scaled = start.scaled and split.kept_prior
+    source = f"{origin}; {said}; from the facts of {target.name}"
+    update = {"error_p90": round(error, 4), "bands": bands, "source": source, "scaled": scaled}
     return split.chosen.model_copy(update=update), split.result(key, errors, start, rows, error)
 
 
@@ -142,9 +181,10 @@ def _engine_fit(target: Target, points: Points, holdout: float, origin: str) -> 
     def errors(model: Target, left: Sequence[Any]) -> Floats:
         return engine_ln_errors(left, model)
 
-    split = held_out_split(rows, holdout, fit, errors, target)
+    split = held_out_split(rows, holdout, {OWN_PRIOR: fit}, errors, target)
     error = half_width(split.unseen, target.engine.error_p90)
-    source = f"{origin}; {len(split.inside)} whole encoders; held-out error {_shown(mape(split.unseen))}"
+    said = f"held-out error {_shown(split.told)}; {_choice(split.prior, split.tried)}"
+    source = f"{origin}; {len(split.inside)} whole encoders; {said}"
     engine = split.chosen.engine.model_copy(update={"error_p90": round(error, 4), "source": source})
     return engine, split.result(ENGINE, errors, target, rows, error)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 JETSON_RELEASE = Path("/etc/nv_tegra_release")
 JETSON_GPU = Path("/sys/class/devfreq")
@@ -48,6 +48,19 @@ class Clocks(Protocol):
         ...
 
 
+@runtime_checkable
+class Watchable(Protocol):
+    """Clocks that keep something open while they are read again and again."""
+
+    def begin(self) -> None:
+        """Many readings follow."""
+        ...
+
+    def end(self) -> None:
+        """They are done."""
+        ...
+
+
 class NoClocks:
     """Where nothing can be read."""
 
@@ -73,14 +86,32 @@ def _entries(folder: Path) -> list[Path]:
 
 
 class Watch:
-    """Readings taken before, during and after a measurement, and what they say of it."""
+    """Readings taken before, during and after a measurement, and what they say of it. Close it, or use it in `with`."""
 
     def __init__(self, clocks: Clocks) -> None:
         self._clocks = clocks
+        self._open = isinstance(clocks, Watchable)
+        if isinstance(clocks, Watchable):
+            clocks.begin()
         self.readings: list[Reading] = [clocks.read()]
 
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """No more looks; what was read stays. Twice is once."""
+        if self._open and isinstance(self._clocks, Watchable):
+            self._clocks.end()
+        self._open = False
+
     def look(self) -> None:
-        """Take one more reading; cheap enough for a measuring loop that calls it every 50 ms."""
+        """Take one more reading: files, calls of NVML, or the newest line of a tegrastats that stays open meanwhile.
+
+        Nothing is started and nothing waited for after the first reading, so a measuring loop may look every 50 ms.
+        """
         self.readings.append(self._clocks.read())
 
     @property

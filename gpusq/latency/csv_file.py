@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpusq.errors import TableError
-
-LARGEST = 2**24
-"""No size may be larger: a guard against a slip of the keyboard."""
+from gpusq.latency.gemm import LARGEST_SIZE
 
 
 @dataclass(frozen=True)
@@ -32,15 +30,15 @@ class Record:
         return self.cells[column]
 
     def size(self, column: str) -> int:
-        """A whole number from 1 to LARGEST. Raises TableError."""
+        """A whole number from 1 to LARGEST_SIZE. Raises TableError."""
         text = self.text(column)
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not value.is_integer() or not 1 <= value <= LARGEST:
+        if not value.is_integer() or not 1 <= value <= LARGEST_SIZE:
             raise TableError(
-                f"{self.place}, column {column} is a whole number from 1 to {LARGEST}",
+                f"{self.place}, column {column} is a whole number from 1 to {LARGEST_SIZE}",
                 got=repr(text),
                 do="correct the cell",
             )

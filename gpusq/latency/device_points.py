@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
+from time import perf_counter
 from typing import Protocol
 
-from gpusq.errors import EngineError
+from gpusq.errors import EngineError, UsageError
 from gpusq.latency.points import EncoderPoint, GemmPoint, Points
 from gpusq.latency.stopwatch import turned
 from gpusq.targets import Target
@@ -15,6 +17,8 @@ Shape = tuple[int, int, int]
 Measure = Callable[[], float]
 """Runs once and returns microseconds."""
 Progress = Callable[[str, int, int | None, str], None]
+Clock = Callable[[], float]
+"""The time in seconds from any origin."""
 
 SHAPES: tuple[Shape, ...] = (
     (64, 1024, 1024),
@@ -40,7 +44,7 @@ PATHS = (
     ("int8", "2:4"),
 )
 WARMUP, LEAST_ROUNDS = 3, 7
-TYPICAL_US = 500.0  # of one measurement, for choosing the rounds that a time limit allows
+CLOCK_TICK = 1e-6  # seconds: a round that the clock did not see took this long
 
 
 class Device(Protocol):
@@ -67,12 +71,15 @@ def measure_points(
     paths: Sequence[tuple[str, str]] = PATHS,
     device: Device | None = None,
     progress: Progress | None = None,
+    clock: Clock = perf_counter,
 ) -> Points:
-    """Isolated GEMMs of every path that both device and target have, `seconds` for each shape.
+    """Isolated GEMMs of every path that both device and target have, `seconds` for each shape's paths together.
 
-    device: None takes the CUDA device at hand. Raises EngineError where there is none, or no path works;
-    MissingExtraError without torch.
+    The warm-up and what the device prepares for a shape come on top; no path is measured less than LEAST_ROUNDS times.
+    device: None takes the CUDA device at hand. Raises EngineError where there is none, or no path works; UsageError
+    for seconds that are not positive and finite; MissingExtraError without torch.
     """
+    _check_seconds(seconds)
     device = device or cuda_device()
     say = progress or _silent
     points: list[GemmPoint] = []
@@ -86,7 +93,7 @@ def measure_points(
                 works[f"{dtype}/{sparsity}"] = device.gemm(dtype, sparsity, shape)
             except EngineError as error:
                 skipped[f"{dtype}/{sparsity}"] = error.got or error.what
-        for path, us in measure_in_turn(works, rounds_for(seconds)).items():
+        for path, us in measure_for(works, seconds, clock).items():
             dtype, _, sparsity = path.partition("/")
             points.append(GemmPoint(dtype, sparsity, *shape, us))
     say("calibrate", len(shapes), len(shapes), "done")
@@ -99,23 +106,47 @@ def measure_points(
 
 
 def measure_encoders(
-    device: Device, questions: Sequence[tuple[str, str, tuple[int, ...]]], *, seconds: float = 1.0
+    device: Device,
+    questions: Sequence[tuple[str, str, tuple[int, ...]]],
+    *,
+    seconds: float = 1.0,
+    clock: Clock = perf_counter,
 ) -> list[EncoderPoint]:
-    """Whole encoders (dtype, sparsity, sizes), one after the other; those that the device has not are left out."""
+    """Whole encoders (dtype, sparsity, sizes), `seconds` each; those that the device has not are left out."""
+    _check_seconds(seconds)
     found = []
     for dtype, sparsity, sizes in questions:
         try:
             work = device.encoder(dtype, sparsity, sizes)
         except EngineError:
             continue
-        (us,) = measure_in_turn({"encoder": work}, rounds_for(seconds)).values()
+        (us,) = measure_for({"encoder": work}, seconds, clock).values()
         found.append(EncoderPoint(dtype, sparsity, sizes, us))
     return found
 
 
-def rounds_for(seconds: float) -> int:
-    """Rounds that fit into a time limit, at least LEAST_ROUNDS."""
-    return max(LEAST_ROUNDS, min(200, round(seconds * 1e6 / TYPICAL_US)))
+def measure_for(works: Mapping[str, Measure], seconds: float, clock: Clock = perf_counter) -> dict[str, float]:
+    """Median microseconds of each work after about `seconds` of rounds, at least LEAST_ROUNDS of them.
+
+    The rounds of the warm-up tell how long one takes. clock: seconds, as they pass outside; a work returns the time of
+    one call but may make many.
+    """
+    took = []
+    for _ in range(WARMUP):
+        begun = clock()
+        measure_in_turn(works, rounds=1, warmup=0)
+        took.append(clock() - begun)
+    return measure_in_turn(works, rounds_for(seconds, median(took)), warmup=0)
+
+
+def rounds_for(seconds: float, one_round: float) -> int:
+    """Rounds of `one_round` seconds that fit into `seconds`, at least LEAST_ROUNDS."""
+    return max(LEAST_ROUNDS, math.floor(seconds / max(one_round, CLOCK_TICK)))
+
+
+def _check_seconds(seconds: float) -> None:
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise UsageError("a measuring time is a positive number of seconds", got=str(seconds), do="give one, as 0.2")
 
 
 def measure_in_turn(works: Mapping[str, Measure], rounds: int, warmup: int = WARMUP) -> dict[str, float]:

@@ -32,7 +32,7 @@ def encoder_workload(
 
 def encoder_layers(workload: Workload, *, sparse: bool = False, int8: bool = False) -> tuple[Layer, ...]:
     """One Layer for each GEMM of the workload, all in the same form."""
-    layers = (Layer(op.name, "linear", op.n, op.k) for op in workload.ops if op.kind == "gemm")
+    layers = (Layer(op.name, "linear", op.n * op.count, op.k) for op in workload.ops if op.kind == "gemm")
     layers = (layer.pruned() if sparse else layer for layer in layers)
     return tuple(layer.quantized() if int8 else layer for layer in layers)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from gpusq.errors import UsageError
+from gpusq.latency.encoder import encoder_layers
 from gpusq.latency.predict import Prediction, predict
 from gpusq.targets import Target
 from gpusq.workload import Layer, Workload
@@ -54,19 +55,10 @@ def predict_form(workload: Workload, target: Target, batch: int, dtype: str, spa
             f"a model runs in one of {', '.join(FORM_DTYPES)}", got=repr(dtype), do="ask for single GEMMs instead"
         )
     narrow = STANDS_FOR.get(dtype, dtype) == "int8"
-    layers = layers_of(workload, sparse=sparsity == "2:4", int8=narrow)
+    layers = encoder_layers(workload, sparse=sparsity == "2:4", int8=narrow)
     base = "fp32" if dtype == "fp32" else "fp16"
     found = predict(workload, layers, standing_in(target, dtype), batch, base, int8_attention=narrow)
     return replace(found, precision=dtype)
-
-
-def layers_of(workload: Workload, *, sparse: bool = False, int8: bool = False) -> tuple[Layer, ...]:
-    """One Layer for each GEMM with weights, all in one form."""
-    return tuple(
-        Layer(op.name, "linear", op.n * op.count, op.k, sparse=sparse, int8=int8)
-        for op in workload.ops
-        if op.kind == "gemm"
-    )
 
 
 def in_form(layers: Iterable[Layer], *, sparse: bool, int8: bool) -> tuple[Layer, ...]:

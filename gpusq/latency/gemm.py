@@ -15,6 +15,9 @@ from gpusq.targets import Fit, Target
 
 Floats = NDArray[np.float64]
 
+LARGEST_SIZE = 2**24
+"""No m, n or k, and no size of a model, may be larger: a guard against a slip of the keyboard."""
+
 # Output tiles that GEMM libraries offer on SM 8.x and 9.0; the cheapest is taken, as their heuristics would.
 TILES = np.array(
     [(256, 128), (128, 256), (128, 128), (128, 64), (64, 128), (64, 64), (64, 32), (256, 64), (32, 64)],

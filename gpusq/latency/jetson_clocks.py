@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpusq.latency.clocks import Reading
+from gpusq.latency.tegrastats_process import TegrastatsProcess, tegrastats_line
 
 MODULE_RAILS = ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0", "VDD_IN")
 """Rails that add up to the module: three on AGX Orin, VDD_IN on Orin NX and Nano. Memory rails are fed by these."""
 GPU_DEVFREQ = ("*gpu*", "*ga10b*", "*gv11b*")
 ALERT = "-throttle-alert"
 SENSOR_OFF_C = -100.0  # a sensor of a powered-down block reads -256
-TEGRASTATS = ("tegrastats", "--interval", "100")
 NVPMODEL = ("nvpmodel", "-q")
 ANSWER_S = 5.0
 
@@ -81,14 +81,39 @@ def module_watts(rails_mw: dict[str, int]) -> float | None:
 
 
 class JetsonClocks:
-    """`Clocks` of the Jetson at hand. For tests: root is where /sys is; power_mode and tegrastats run the programs."""
+    """`Clocks` of the Jetson at hand. For tests: root is where /sys is; power_mode and tegrastats run the programs.
+
+    Between `begin` and `end` one tegrastats is kept open, started by the first reading that needs it.
+    """
 
     name = "jetson"
 
     def __init__(self, root: Path = Path("/"), power_mode: Run | None = None, tegrastats: Run | None = None) -> None:
         self._sys = root / "sys"
-        self._tegrastats = tegrastats or tegrastats_line
+        self._given = tegrastats
+        self._watches = 0
+        self._process: TegrastatsProcess | None = None
         self._mode = parse_power_mode((power_mode or nvpmodel_output)())
+
+    def begin(self) -> None:
+        """Many readings follow; `end` must too."""
+        self._watches += 1
+
+    def end(self) -> None:
+        """The readings of one `begin` are done; the last one stops tegrastats."""
+        self._watches -= 1
+        if self._watches == 0 and self._process is not None:
+            self._process.close()
+            self._process = None
+
+    def _tegrastats(self) -> str:
+        if self._given is not None:
+            return self._given()
+        if not self._watches:
+            return tegrastats_line()
+        if self._process is None:
+            self._process = TegrastatsProcess()
+        return self._process.line()
 
     def read(self) -> Reading:
         hertz = next((value for value in map(_number, self._gpu_files()) if value is not None), None)
@@ -163,15 +188,4 @@ def nvpmodel_output() -> str:
     try:
         return subprocess.run(NVPMODEL, capture_output=True, text=True, timeout=ANSWER_S, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
-        return ""
-
-
-def tegrastats_line() -> str:
-    """The first line of tegrastats, which runs until it is stopped; empty where there is none."""
-    try:
-        with subprocess.Popen(TEGRASTATS, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-            first = process.stdout.readline() if process.stdout else ""
-            process.terminate()
-            return first
-    except OSError:
         return ""

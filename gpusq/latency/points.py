@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,13 +45,22 @@ class EncoderPoint:
 
 @dataclass(frozen=True)
 class Points:
-    """source: where they come from, in words. sha256: of the file. conditions: libraries, driver and the like."""
+    """source: where they come from, in words. sha256: of the file. conditions: libraries, driver and the like.
+
+    named: what the rows call their GPU, "" for nothing.
+    """
 
     gemms: tuple[GemmPoint, ...]
     encoders: tuple[EncoderPoint, ...] = ()
     source: str = "given"
     sha256: str = ""
     conditions: dict[str, str] = field(default_factory=dict)
+    named: str = ""
+
+    @property
+    def gpu(self) -> str:
+        """The GPU measured, by the name that the rows or the device give; "" where neither does."""
+        return self.named or self.conditions.get("device", "")
 
     def by_path(self) -> dict[str, list[GemmPoint]]:
         """ "int8/2:4" -> its points, smallest product first."""
@@ -58,6 +68,21 @@ class Points:
         for point in sorted(self.gemms, key=lambda p: p.m * p.n * p.k):
             found.setdefault(f"{point.dtype}/{point.sparsity}", []).append(point)
         return dict(sorted(found.items()))
+
+
+def is_named(target: Target, gpu: str) -> bool:
+    """Whether a GPU's name in free words may be this target: it has the words of its family, or no others than its.
+
+    "NVIDIA A100-SXM4-80GB" is any A100; "H100" is none. h200 is of the family h100 and known by its own name too.
+    """
+    words, family = _words(gpu), _words(target.family)
+    own = _words(target.name.partition("-")[0])
+    model = any(any(c.isdigit() for c in word) and word in words for word in own)
+    return family <= words or model or words <= _words(f"{target.name} {target.family} {target.title}")
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"[a-z0-9]+", text.lower()))
 
 
 def measured_of(points: Sequence[GemmPoint]) -> Measured:
@@ -80,7 +105,7 @@ def read_points(path: Path, target: Target) -> Points:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     names = sorted({r.cells["gpu"] for r in records if r.cells.get("gpu")})
     source = f"{path.name}" + (f", gpu {', '.join(names)}" if names else "")
-    return Points(tuple(gemms), tuple(encoders), source, digest)
+    return Points(tuple(gemms), tuple(encoders), source, digest, named=", ".join(names))
 
 
 def _of_target(records: list[Record], target: Target, path: Path) -> list[Record]:

@@ -9,13 +9,11 @@ import numpy as np
 
 from gpusq.errors import UsageError
 from gpusq.latency.fusion import Kernel, fuse
-from gpusq.latency.gemm import BYTES, gemm_us, shaped, speed_of
+from gpusq.latency.gemm import BYTES, LARGEST_SIZE, gemm_us, shaped, speed_of
 from gpusq.latency.interval import half_widths
 from gpusq.latency.kernels import Bound, KernelTime, Path, bound_of, kernel_times
 from gpusq.targets import Target
 from gpusq.workload import Layer, Workload
-
-LARGEST_SIZE = 2**24
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,10 @@ def predict(
     int8_attention: bool = False,
     fused: bool = True,
 ) -> Prediction:
-    """Latency of `batch` images in one engine on `target`.
+    """Latency of `batch` images in one engine on `target`: its start and every kernel one after the other, one stream.
+
+    The sum of start_us and of the times of the fused kernels. Nothing overlaps: no second stream, no kernels side by
+    side (parallel branches, several requests at once), no copy of inputs or outputs behind the computation.
 
     base_dtype: "fp16" or "fp32" for what is neither sparse nor INT8. On a GPU a sparse float layer is fp16; a CPU
     runs fp32 and int8, and gains nothing from 2:4. GEMMs without a Layer run dense in the base precision.
@@ -129,7 +130,7 @@ def predict_gemm(target: Target, dtype: str, sparsity: str, m: int, n: int, k: i
     dtype: fp32, fp16, bf16, int8, fp8, int4; sparsity: dense or 2:4 (of the weight [n, k]). Operands and result stay
     where the call before left them, as when a benchmark repeats it. Dense INT8 writes INT32, the rest 16 bit (fp32
     writes itself). `scaled` where the path was not fitted but scaled by its peak.
-    Raises UsageError for a size below 1 or above 2**24, and for a dtype or sparsity that the target has not.
+    Raises UsageError for a size below 1 or above LARGEST_SIZE, and for a dtype or sparsity that the target has not.
     """
     _check_sizes(m, n, k)
     speed, fit = speed_of(target, dtype, sparsity), target.fit_of(dtype, sparsity)

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from gpusq.errors import TableError, UsageError
-from gpusq.latency.csv_file import LARGEST, Record, read_records
+from gpusq.latency.csv_file import Record, read_records
 from gpusq.latency.encoder import encoder_workload
 from gpusq.latency.forms import FORM_DTYPES, predict_form
+from gpusq.latency.gemm import LARGEST_SIZE
 from gpusq.latency.predict import OpPrediction, Prediction, predict_gemm
 from gpusq.targets import Target, load_target
 from gpusq.targets.target import check_path
@@ -126,7 +127,7 @@ def _at(question: Question, column: str) -> Iterator[None]:
 
 
 def _check_size(column: str, size: int, named: dict[str, int]) -> None:
-    most = MOST_LAYERS if column == "layers" else LARGEST
+    most = MOST_LAYERS if column == "layers" else LARGEST_SIZE
     if not 1 <= size <= most:
         raise UsageError(f"{column} is a whole number from 1 to {most}", got=str(size), do="correct the size")
     if column == "width" and size % named["heads"]:

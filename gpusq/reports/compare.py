@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from gpusq.errors import UsageError
-from gpusq.reports.rows import Positive, Row, Sealed, Status, Text
+from gpusq.reports.rows import UNKNOWN_POWER_MODE, Positive, Row, Sealed, Status, Text
 
 # Both twins of a predicted pair come from one fit, one device description and one clock, so their errors share
 # causes. 0.5 says that half of the variance (of the logarithm) is common; it is an assumption, not a measurement.
@@ -78,6 +78,8 @@ def differences(a: Row, b: Row) -> tuple[str, ...]:
     if a.status == "predicted":  # engines that ran may each have the runtime that serves them best
         pairs["runtime"] = (a.runtime, b.runtime)
     found = [f"{name}: {x} against {y}" for name, (x, y) in pairs.items() if x != y]
+    if a.conditions.power_mode == b.conditions.power_mode == UNKNOWN_POWER_MODE:
+        found.append(f"{UNKNOWN_POWER_MODE} of both: the device did not tell it")
     ours, theirs = a.conditions.libraries, b.conditions.libraries
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):

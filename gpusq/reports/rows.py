@@ -132,10 +132,15 @@ class Coverage(Sealed):
         return self
 
 
+UNKNOWN_POWER_MODE = "power mode unknown"
+"""Equal to no power mode, itself included: two rows under it may have run at different ones."""
+
+
 class Conditions(Sealed):
     """What must be equal before two rows may be compared (the date apart).
 
-    power_mode, clocks: as the device names them, None where it has none. threads: CPU threads of the runtime.
+    power_mode, clocks: as the device names them, None where it has none; UNKNOWN_POWER_MODE where the target is a
+    power mode and the device did not tell its own. threads: CPU threads of the runtime.
     libraries: name -> version of what ran (or predicted) it. date: ISO 8601, UTC.
     throttled: whether the device reported throttling during the run; None where it cannot tell.
     """

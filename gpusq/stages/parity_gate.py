@@ -47,7 +47,7 @@ def allowed_agreement(asked: float, own: dict[str, Any] | None, n: int) -> float
         return asked
     share = min(max(float(own["top1"]), 0.0), 1.0)
     error = math.sqrt(max(share * (1 - share), 1 / n) / n)
-    return max(FLOOR, min(asked, share - 2 * error))
+    return min(asked, max(FLOOR, share - 2 * error))
 
 
 def relaxed_note(report: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ class Train(FineTuned):
     epochs: float = parameter(5.0, "passes over the training images")
     learning_rate: float = parameter(1e-3, "highest learning rate of AdamW (warm-up, then cosine)")
     weight_decay: float = parameter(0.02, "weight decay; none on biases, norms and scales")
+    freeze: tuple[str, ...] = parameter((), "parameters (names or shell patterns) that keep their values")
     model: str = parameter("", "model to start from: new:NAME, hf:DIR, file.py:function, timm:NAME", key=False)
 
     def gives(self, parent: Artifact | None) -> str:
@@ -48,6 +49,9 @@ class Train(FineTuned):
         train = context.images(self.name).train
         loaded = load_model(self.model, classes=len(train.classes), seed=self.seed)
         state = dense_state(loaded)
+        frozen = freeze(loaded.module, self.freeze)
+        if frozen:
+            context.progress(self.name, 0, None, f"{frozen} of {state.workload.parameters} parameters keep their values")
 
         about = loaded.description
 
@@ -64,9 +68,27 @@ class Train(FineTuned):
             checkpoints=context.checkpoints,
             report=self.reporter(context),
         )
+        loaded.module.requires_grad_(True)
         save_model(state, out)
         return {"parameters": state.workload.parameters, "macs": state.workload.macs}
 
     def ensures(self, parent: Artifact | None, out: Path, context: Context) -> None:
         """Finite weights, and a head that fits the images."""
         check_dense(out, context)
+
+
+def freeze(module: Any, patterns: tuple[str, ...]) -> int:
+    """Stop the named parameters from being trained; returns how many values they hold.
+
+    Raises UsageError for a pattern that names no parameter.
+    """
+    from fnmatch import fnmatchcase
+
+    named = dict(module.named_parameters())
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in named):
+            raise UsageError(f"train: no parameter is called {pattern!r}", do=f"names: {', '.join([*named][:6])} ...")
+    chosen = [p for name, p in named.items() if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    for parameter_ in chosen:
+        parameter_.requires_grad_(False)
+    return sum(p.numel() for p in chosen)

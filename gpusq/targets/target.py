@@ -74,7 +74,7 @@ class Target(BaseModel):
             if key in self.peaks_tops:
                 return self.peaks_tops[key]
         raise UsageError(
-            f"target {self.name} has a peak for {sorted(self.peaks_tops)}",
+            f"target {self.name} has a peak for {', '.join(sorted(self.peaks_tops))}",
             got=f"{dtype}/{sparsity}",
             do="choose one of these precisions",
         )
@@ -95,7 +95,7 @@ class Target(BaseModel):
             if key in self.fit:
                 return _scaled(self.fit[key], key) if self.is_gpu else self.fit[key]
         raise UsageError(
-            f"target {self.name} has efficiencies for {sorted(self.fit)}",
+            f"target {self.name} has efficiencies for {', '.join(sorted(self.fit))}",
             got=f"{dtype}/{sparsity}",
             do="add a fit to the target file",
         )

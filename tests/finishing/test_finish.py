@@ -12,7 +12,7 @@ import pytest
 
 from gpusq.artifacts import open_artifact
 from gpusq.errors import CheckError, EngineError, ParityError, StageOrderError, UsageError
-from gpusq.finishing import FinishOptions, finish, read_receipt
+from gpusq.finishing import FinishOptions, Receipt, finish, read_receipt
 from gpusq.latency.clocks import Reading
 from tests.engines.fake_device import FakeGpu
 from tests.finishing.small import Pair, machine_with, machine_without_gpu, make_pair
@@ -122,7 +122,7 @@ def test_other_outputs_are_refused_and_nothing_is_sealed(pair: Pair, tmp_path: P
     with pytest.raises(ParityError, match="relative_error"):
         finish(pair.model.path, asked, machine_with(trt, FakeGpu(), plans))
     assert not (tmp_path / "engine").exists()
-    assert not (tmp_path / "receipt.json").exists()
+    assert read_receipt(tmp_path / "receipt.json").status == "failed"  # see test_failing
 
 
 def test_a_nan_is_refused(pair: Pair, tmp_path: Path) -> None:
@@ -157,15 +157,36 @@ class AtMode:
     ("mode", "status"),
     [
         ("30W", "measured"),
-        (None, "measured"),
+        (None, "measured"),  # kept: the figures are real, only their mode is not known; see the next test
         ("MAXN", "not run: the device is in power mode MAXN, agx-orin-64gb@30W means 30W (set it with nvpmodel)"),
     ],
 )
 def test_figures_of_another_power_mode_are_not_taken(tmp_path: Path, mode: str | None, status: str) -> None:
-    pair = make_pair(tmp_path / "store", "agx-orin@30W")
+    receipt = at_mode(tmp_path, mode)
+    assert receipt.status == status
+    expected = mode or "power mode unknown"
+    assert {row.conditions.power_mode for row in receipt.rows} <= {expected}
+    assert bool(receipt.rows) == (status == "measured")
+
+
+def test_an_unknown_power_mode_is_recorded_as_unknown_and_decides_nothing(tmp_path: Path) -> None:
+    """As in a container without nvpmodel: the rows must not stand as measured in the mode that the target means."""
+    unknown = at_mode(tmp_path / "a", None, model_ms=3.0)
+    known = at_mode(tmp_path / "b", "30W", model_ms=3.0)
+    assert all("power mode unknown" in row.note and "means 30W" in row.note for row in unknown.rows)
+    assert not any("unknown" in row.note for row in known.rows)
+    assert [v["decision"] for v in known.verdicts] == ["do not ship"]  # three times as slow
+    assert [v["decision"] for v in unknown.verdicts] == ["undecided"]
+    assert "power mode unknown" in unknown.verdicts[0]["reason"]
+
+
+def at_mode(folder: Path, mode: str | None, model_ms: float = 0.5) -> Receipt:
+    """The receipt of an Orin at 30 W whose nvpmodel says `mode`; the model takes so many ms an image, its twin 1."""
+    pair = make_pair(folder / "store", "agx-orin@30W")
     gpu = FakeGpu(capability=(8, 6), name=b"stand-in")  # what TensorRT-RTX builds for Orin
-    machine = machine_with(trt, gpu, pair.plans(), AtMode(mode))
-    assert finish(pair.model.path, options(tmp_path, twin=str(pair.twin.path)), machine).receipt.status == status
+    plans = pair.plans(lambda batch: model_ms * batch, lambda batch: 1.0 * batch)
+    machine = machine_with(trt, gpu, plans, AtMode(mode))
+    return finish(pair.model.path, options(folder, twin=str(pair.twin.path)), machine).receipt
 
 
 def test_the_timing_cache_goes_from_build_to_build_and_to_its_file(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpusq.latency import jetson_clocks
+from gpusq.latency import jetson_clocks, tegrastats_process
 from gpusq.latency.clocks import NoClocks, Reading, Watch, open_clocks
 from gpusq.latency.jetson_clocks import JetsonClocks, module_watts, parse_power_mode, parse_tegrastats
 from gpusq.latency.nvml_clocks import NvmlClocks, open_nvml, reasons_of
@@ -133,18 +134,95 @@ def test_without_its_programs_a_jetson_says_nothing_and_does_not_fail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jetson_clocks, "NVPMODEL", (str(tmp_path / "none"),))
-    monkeypatch.setattr(jetson_clocks, "TEGRASTATS", (str(tmp_path / "none"),))
+    tegrastats(monkeypatch, tmp_path / "none")
     assert JetsonClocks(tmp_path).read() == Reading()
+    with Watch(JetsonClocks(tmp_path)) as watch:
+        watch.look()
+    assert watch.readings == [Reading(), Reading()]
+
+
+def tegrastats(monkeypatch: pytest.MonkeyPatch, program: Path) -> None:
+    """Let this program be tegrastats."""
+    monkeypatch.setattr(tegrastats_process, "TEGRASTATS", (str(program),))
+
+
+def script(path: Path, text: str) -> Path:
+    """A shell script that stands in for tegrastats and writes its process number to `starts` each time it starts."""
+    path.write_text(f"#!/bin/sh\necho $$ >>{path.parent}/starts\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def starts(folder: Path) -> list[int]:
+    """Process numbers of the scripts that were started."""
+    file = folder / "starts"
+    return [int(line) for line in file.read_text().split()] if file.exists() else []
+
+
+def until_another(watch: Watch) -> None:
+    """Look until another line was read, which must come by itself."""
+    newest, end = watch.readings[-1].core_mhz, time.monotonic() + 20
+    while watch.readings[-1].core_mhz == newest:
+        assert time.monotonic() < end, "no newer line came"
+        watch.look()
+
+
+COUNTING = 'n=100; while :; do n=$((n + 1)); echo "GR3D_FREQ 45%@$n"; sleep 0.01; done'
 
 
 def test_programs_are_run_and_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    endless = tmp_path / "tegrastats"
-    endless.write_text("#!/bin/sh\nwhile :; do echo 'GR3D_FREQ 45%'; sleep 0.01; done\n")
-    endless.chmod(0o755)
-    monkeypatch.setattr(jetson_clocks, "TEGRASTATS", (str(endless),))
-    assert jetson_clocks.tegrastats_line() == "GR3D_FREQ 45%\n"
+    tegrastats(monkeypatch, script(tmp_path / "tegrastats", "while :; do echo 'GR3D_FREQ 45%'; sleep 0.01; done"))
+    assert tegrastats_process.tegrastats_line() == "GR3D_FREQ 45%\n"
     monkeypatch.setattr(jetson_clocks, "NVPMODEL", ("/bin/echo", "NV Power Mode: MAXN"))
     assert parse_power_mode(jetson_clocks.nvpmodel_output()) == "MAXN"
+
+
+def test_a_watch_keeps_one_tegrastats_open_and_reads_its_newest_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tegrastats(monkeypatch, script(tmp_path / "tegrastats", COUNTING))
+    clocks = JetsonClocks(tmp_path, lambda: "")
+    with Watch(clocks) as watch:
+        until_another(watch)
+        seen = [reading.core_mhz or 0 for reading in watch.readings]
+        assert seen == sorted(seen)
+        with Watch(clocks):  # a second one shares it, and does not stop it
+            pass
+        until_another(watch)
+        (number,) = starts(tmp_path)
+        assert Path(f"/proc/{number}").exists()
+    assert not Path(f"/proc/{number}").exists()
+    watch.close()  # twice is once
+    assert (clocks.read().core_mhz or 0) > 100  # outside a watch: one line of a process of its own
+    assert len(starts(tmp_path)) == 2
+
+
+def test_tegrastats_is_not_started_where_sysfs_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tegrastats(monkeypatch, script(tmp_path / "tegrastats", COUNTING))
+    with Watch(JetsonClocks(jetson(tmp_path), lambda: "")) as watch:
+        watch.look()
+    assert starts(tmp_path) == []
+
+
+@pytest.mark.parametrize(("text", "said"), [("exit 3", None), ("echo 'GR3D_FREQ 1%@77'; exit 3", 77.0)])
+def test_a_tegrastats_that_ends_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: float | None
+) -> None:
+    tegrastats(monkeypatch, script(tmp_path / "tegrastats", text))
+    with Watch(JetsonClocks(tmp_path, lambda: "")) as watch:
+        watch.look()
+    assert watch.readings[-1].core_mhz == said
+
+
+def test_one_that_does_not_stop_when_asked_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tegrastats_process, "ANSWER_S", 0.5)
+    deaf = "trap '' TERM; while :; do echo 'GR3D_FREQ 1%@77'; sleep 0.01; done"
+    tegrastats(monkeypatch, script(tmp_path / "tegrastats", deaf))
+    process = tegrastats_process.TegrastatsProcess()
+    while not process.line():
+        pass
+    process.close()
+    assert not Path(f"/proc/{starts(tmp_path)[0]}").exists()
 
 
 class NVMLError(Exception):

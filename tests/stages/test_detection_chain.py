@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,11 +72,11 @@ def context_on(folder: Path, store: Path) -> Context:
 
 
 @pytest.fixture(scope="module")
-def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Compressed, Context]]:
+def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Compressed, Context]:
     """One finished run for cpu and a100."""
     context = context_on(folder, tmp_path_factory.mktemp("detection") / "store")
     recipe = replace(Recipe(), model="new:vit-detr-mini?size=60", data=f"coco:{folder}", targets=("cpu", "a100"))
-    yield compress(apply_settings(recipe, SETTINGS), context), context
+    return compress(apply_settings(recipe, SETTINGS), context), context
 
 
 def artifact_of(result: Compressed, kind: str, role: str = "model") -> object:
@@ -194,3 +193,21 @@ def test_refuses_class_folders_for_a_detector_and_boxes_for_a_classifier(
     dense = run_stage(Intake(model="new:vit-test", classes=1), None, replace(boxes, data=None)).artifact
     with pytest.raises(ClassMismatchError, match="the model does classification"):
         run_stage(Qat(epochs=0, calibration_images=2), dense, boxes)
+
+
+def test_frozen_parameters_keep_their_values_and_the_others_learn(folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load
+
+    from gpusq.errors import UsageError
+    from gpusq.models import load_model
+    from gpusq.stages import Train
+
+    context = context_on(folder, tmp_path / "store")
+    train = Train(model="new:vit-detr-mini?size=60", epochs=0.5, batch_size=4, freeze=("encoder.*",))
+    learned = load(run_stage(train, None, context).artifact.read("weights.safetensors"))
+    fresh = load_model("new:vit-detr-mini?size=60", classes=1, seed=0).module.state_dict()
+    changed = {name for name, value in fresh.items() if not learned[name].equal(value)}
+    assert changed
+    assert not any(name.startswith("encoder.") for name in changed)
+    with pytest.raises(UsageError, match="no parameter is called 'backbone"):
+        run_stage(replace(train, freeze=("backbone.*",)), None, context)

@@ -45,8 +45,11 @@ class Subject:
             return self._noting("bf16 runs in the kernels of FP16 and is listed as fp16"), "bf16"
         if asked != "auto" or self.precision in (None, "fp16"):
             return self, asked if asked != "auto" else "fp16"
-        note = f"the file is {self.precision.upper()}; --break-even predicts and compares it in FP16 on a GPU, here and on "
-        return self._noting(f"{note}the page, since that is the twin to beat; --base {self.precision} keeps it"), "fp16"
+        note = (
+            f"the file is {self.precision.upper()}; --break-even predicts and compares it in FP16 on a GPU, on screen "
+        )
+        note += f"and page alike, since that is the twin to beat; --base {self.precision} keeps it"
+        return self._noting(note), "fp16"
 
     def _noting(self, note: str) -> Subject:
         return replace(self, notes=(*self.notes, note))

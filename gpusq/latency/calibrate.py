@@ -78,6 +78,7 @@ def calibrated(target_name: str, points: Points, *, holdout: float = 0.0, name: 
     notes = _other_device(target, points)
     origin += "".join(f"; {note}" for note in notes)
     how = f"{holdout:.0%} of the shapes, not in the fit" if holdout else "leaving rows out in turn"
+    how += "; the fits were chosen by these rows, so their error is a little too small"
     fits, results = dict(target.fit), []
     for key, rows in points.by_path().items():
         _check_path(target, key)
@@ -120,7 +121,7 @@ def _other_device(target: Target, points: Points) -> tuple[str, ...]:
     """A note where the rows name another device than the target: right for a device that has no target yet."""
     if not points.gpu or is_named(target, points.gpu):
         return ()
-    return (f"the rows are of {points.gpu}, not of {target.title}, whose peaks, bandwidth and unmeasured paths stay",)
+    return (f"the rows are of {points.gpu}; peaks, bandwidth and unmeasured paths stay those of {target.title}",)
 
 
 def _shown(share: float | None) -> str:

@@ -51,7 +51,8 @@ class Train(FineTuned):
         state = dense_state(loaded)
         frozen = freeze(loaded.module, self.freeze)
         if frozen:
-            context.progress(self.name, 0, None, f"{frozen} of {state.workload.parameters} parameters keep their values")
+            note = f"{frozen} of {state.workload.parameters} parameters keep their values"
+            context.progress(self.name, 0, None, note)
 
         about = loaded.description
 

@@ -130,6 +130,32 @@ def test_break_even_in_words_in_json_and_on_a_page(chain: Chain, tmp_path: Path)
     assert "sparse does not pay here" in text
 
 
+@pytest.mark.parametrize(("asked", "precision"), [("auto", "fp16"), ("fp32", "fp32"), ("bf16", "fp16")])
+def test_screen_json_and_page_compare_in_one_precision(
+    chain: Chain, tmp_path: Path, asked: str, precision: str
+) -> None:
+    path, page = chain.artifact("export", "dense twin").path / "model.fp32.onnx", tmp_path / "page.html"
+    args = ("predict", path, "--break-even", "-b", 8, "--base", asked, "--html", page)
+    found = gpusq_json(*args)
+    (row,), (decisions,) = found["rows"], found["decisions"]
+    assert row["precision"] == precision
+    curve = next(p for p in decisions["curves"][f"dense-{precision}"] if p["batch"] == 8)
+    assert curve["ms"] == pytest.approx(row["latency_us"] / 1e3, rel=1e-5)
+    words, text = " ".join(gpusq(*args).output.split()), page.read_text(encoding="utf-8")
+    assert f"dense-{precision}" in text
+    assert f"dense-{'fp32' if precision == 'fp16' else 'fp16'}" not in text + words
+    note = {"auto": "the file is FP32; --break-even predicts and compares it in FP16", "bf16": "bf16 runs in"}.get(
+        asked
+    )
+    if note is None:
+        assert not any("break-even" in line for line in found["notes"])
+    else:
+        assert any(line.startswith(note) for line in found["notes"])
+        assert note in words
+        assert note in text
+    assert gpusq_json("predict", path, "-b", 8)["rows"][0]["precision"] == "fp32"  # no comparison: as the file has it
+
+
 REFUSED = [
     (("predict",), "UsageError", "one of"),
     (("predict", "--gemm", "8x8"), "UsageError", "MxNxK"),
@@ -138,6 +164,7 @@ REFUSED = [
     (("predict", "--gemm", "8x8x99999999"), "UsageError", "from 1 to"),
     (("predict", "--gemm", "8x8x8", "--dtype", "fp15"), "UsageError", "fp16"),
     (("predict", "--gemm", "8x8x6", "--sparsity", "2:4"), "UsageError", "divisible by 4"),
+    (("predict", "--gemm", "8x8x8", "--dtype", "fp8"), "UsageError", "peak for bf16/2:4, bf16/dense, fp16/2:4"),
     (("predict", "--gemm", "8x8x8", "-t", "a10"), "UnknownTargetError", "name"),
     (("predict", "--gemm", "8x8x8", "--break-even"), "UsageError", "takes a model"),
     (("predict", "absent.onnx"), "UnsupportedModelError", "ONNX file"),

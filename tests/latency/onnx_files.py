@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from gpusq.latency.onnx_workload import OnnxModel
+
 FLOAT, HALF, INT8 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8
 
 
@@ -72,3 +74,13 @@ def quantized_linear(weight: np.ndarray, *, activation: bool = True) -> onnx.Mod
     nodes.append(node("MatMul", [source, "w"], "y", "fc/MatMul"))
     weights = {"w8": weight.astype(np.int8), "s": scale, "z": zero}
     return model(nodes, weights, {"x": ["batch", 5, weight.shape[0]]})
+
+
+def gemms(found: OnnxModel) -> list[tuple[str, int, int, int, int]]:
+    """(name, m, n, k, count) of each GEMM with weights."""
+    return [(op.name, op.m, op.n, op.k, op.count) for op in found.workload.ops if op.kind == "gemm"]
+
+
+def kinds(found: OnnxModel) -> list[str]:
+    """The kind of each operator, in order."""
+    return [op.kind for op in found.workload.ops]

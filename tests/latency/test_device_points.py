@@ -7,10 +7,21 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from gpusq.errors import EngineError, MissingExtraError
+from gpusq.errors import EngineError, MissingExtraError, UsageError
 from gpusq.latency.cuda_device import CudaDevice
-from gpusq.latency.device_points import SHAPES, measure_encoders, measure_in_turn, measure_points, rounds_for
+from gpusq.latency.device_points import (
+    LEAST_ROUNDS,
+    SHAPES,
+    WARMUP,
+    measure_encoders,
+    measure_for,
+    measure_in_turn,
+    measure_points,
+    rounds_for,
+)
 from gpusq.targets import load_target
 
 
@@ -83,10 +94,79 @@ def test_progress_is_told() -> None:
     assert seen == [(0, 2), (1, 2), (2, 2)]
 
 
-def test_rounds_follow_the_time_limit() -> None:
-    assert rounds_for(1e-6) == 7
-    assert rounds_for(0.05) == 100
-    assert rounds_for(1e9) == 200
+class Timer:
+    """A clock that only moves when a work runs; a work takes `wall` seconds whatever it returns."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.runs = 0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def work(self, wall: float, first: float = 0.0) -> Callable[[], float]:
+        def run() -> float:
+            self.now += wall if self.runs else wall + first
+            self.runs += 1
+            return 3.0
+
+        return run
+
+
+@settings(max_examples=30)
+@given(st.floats(1e-4, 0.3), st.floats(0.01, 3.0), st.integers(1, 6))
+def test_seconds_are_seconds_on_the_clock(wall: float, seconds: float, works: int) -> None:
+    timer = Timer()
+    measure_for({str(index): timer.work(wall) for index in range(works)}, seconds, timer)
+    one = wall * works
+    measured = timer.now - WARMUP * one
+    assert max(seconds - one, 0) <= measured * (1 + 1e-6) + 1e-9
+    assert measured <= max(seconds, LEAST_ROUNDS * one) * (1 + 1e-6)
+
+
+def test_a_slow_first_call_does_not_cut_the_rounds() -> None:
+    timer = Timer()
+    measure_for({"a": timer.work(0.01, first=30.0)}, 1.0, timer)
+    assert timer.runs in (WARMUP + 99, WARMUP + 100)  # as the sums round
+
+
+def test_points_and_encoders_take_the_seconds_given() -> None:
+    class Ticking(Pretended):
+        timer = Timer()
+
+        def gemm(self, dtype: str, sparsity: str, shape: tuple[int, int, int]) -> Callable[[], float]:
+            return self.timer.work(0.01)
+
+        def encoder(self, dtype: str, sparsity: str, sizes: tuple[int, ...]) -> Callable[[], float]:
+            return self.timer.work(0.01)
+
+    device = Ticking()
+    measure_points(
+        load_target("h200"),
+        seconds=2.0,
+        shapes=SHAPES[:3],
+        paths=[("fp16", "dense")],
+        device=device,
+        clock=device.timer,
+    )
+    assert device.timer.now == pytest.approx(3 * (2.0 + WARMUP * 0.01), abs=0.05)
+    device.timer.now = 0.0
+    measure_encoders(device, [("fp16", "dense", (2, 64, 1, 256, 10, 1))], seconds=5.0, clock=device.timer)
+    assert device.timer.now == pytest.approx(5.0 + WARMUP * 0.01, abs=0.03)
+
+
+def test_rounds_have_a_least_number_and_no_most() -> None:
+    assert rounds_for(0.01, 1.0) == LEAST_ROUNDS
+    assert rounds_for(10.0, 0.001) == pytest.approx(10_000, abs=1)
+    assert rounds_for(0.001, 0.0) == pytest.approx(1000, abs=1)  # the clock did not see the round
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_measuring_time_that_is_none_is_refused(seconds: float) -> None:
+    with pytest.raises(UsageError, match="positive number of seconds"):
+        measure_points(load_target("h200"), seconds=seconds, device=Pretended())
+    with pytest.raises(UsageError, match="positive number of seconds"):
+        measure_encoders(Pretended(), [], seconds=seconds)
 
 
 def test_without_a_gpu_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,8 @@ test: setup ## the device-side check on Python 3.10 where there is one, then all
 	@scripts/test_device_side.sh
 	@.venv/bin/python -m pytest $(ARGS)
 
-lint: setup ## style, types, import directions, Dockerfiles, scripts, workflows, package contents
+lint: setup ## pinned versions, style, types, import directions, Dockerfiles, scripts, workflows, package contents
+	@.venv/bin/python -m pip check
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from gpusq.scoring import accuracy_of
 
 if TYPE_CHECKING:
     from gpusq.artifacts import Artifact
+    from gpusq.finishing import Receipt
     from gpusq.reports import Accuracy, Row
     from gpusq.stages.stage import Context
 
@@ -37,11 +39,28 @@ def imported_rows(bundle: Artifact, context: Context, *, with_twin: bool = False
 
 
 def failure_notes(bundle: Artifact, context: Context) -> list[str]:
-    """A line for each imported receipt of a build of this bundle that failed, with its device and date."""
+    """A line for each imported receipt without rows: of a build that failed, or of an engine that was not run."""
     from gpusq.finishing import receipts_of
 
-    found = [receipt for receipt in receipts_of(bundle, context.store) if receipt.failure is not None]
-    return [f"{receipt.target}, {receipt.date}: {receipt.failure}" for receipt in found]
+    found = [(receipt, _without_rows(receipt, bundle)) for receipt in receipts_of(bundle, context.store)]
+    return [f"{receipt.target}, {receipt.date}: {line}" for receipt, line in found if line]
+
+
+def _without_rows(receipt: Receipt, bundle: Artifact) -> str:
+    """Why a receipt has no rows of this bundle; empty where it was run."""
+    from gpusq.finishing.receipt_file import NOT_RUN
+
+    if receipt.failure is not None:
+        return str(receipt.failure)
+    engine = receipt.engine(bundle.digest)
+    if engine is None or not receipt.status.startswith(NOT_RUN):
+        return ""
+    capabilities = ", ".join(engine.place["capabilities"])
+    what = f"stand-in {capabilities}" if engine.stand_in else f"compute capability {capabilities}"
+    states = Counter(layer.state for layer in engine.layers.pruned)
+    layers = [f"{count} pruned layers {state}" for state, count in states.items()] or ["no pruned layers"]
+    facts = [what, f"{engine.layers.library} {engine.layers.version}", *layers]
+    return f"built, not run: {', '.join(facts)} ({receipt.status.removeprefix(NOT_RUN)})"
 
 
 def _device_accuracy(accuracy: Accuracy | None, gate: dict[str, Any] | None) -> Accuracy | None:

@@ -178,7 +178,7 @@ def _report(recipe: Recipe, steps: list[Step], context: Context) -> Report:
         layer_times=_layer_times(steps, recipe),
         sweeps=_sweeps(steps, recipe),
         pictures=_pictures(steps, context),
-        notes=_notes(steps, context),
+        notes=[*_untrained(recipe), *_notes(steps, context)],
         criteria=Criteria(max_drop=recipe.max_drop, min_speedup=recipe.min_speedup),
     )
 
@@ -216,6 +216,13 @@ def _notes(steps: list[Step], context: Context) -> list[str]:
             notes += rtx_notes(a.manifest.facts["rtx"], str(a.manifest.target))
             notes += failure_notes(a, context)
     return [note for note in notes if note]
+
+
+def _untrained(recipe: Recipe) -> list[str]:
+    """What a reader must know of a fresh model that nothing has taught."""
+    if not recipe.model.startswith("new:") or recipe.train is not None:
+        return []
+    return [f"{recipe.model} has fresh weights and was not trained: its accuracy is chance, and so is what it loses"]
 
 
 def _further_figures(steps: list[Step], context: Context) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpusq.artifacts.durable import replace_file, writing
-from gpusq.errors import ArtifactNotFoundError
+from gpusq.errors import ArtifactNotFoundError, UsageError
 
 if TYPE_CHECKING:
     from gpusq.reports import Report
@@ -44,9 +44,12 @@ def read_report(run: str, store: Path) -> Report:
 
 
 def write_report(report: Report, *, json_path: Path | None, html_path: Path | None) -> list[Path]:
-    """Write the report where asked; returns the paths written."""
+    """Write the report where asked; returns the paths written. Raises UsageError for a folder, StoreError."""
     from gpusq.reports import html_page, report_to_json
 
+    for path in (json_path, html_path):
+        if path is not None and path.is_dir():
+            raise UsageError("a report is written to a file", got=f"{path}, a folder", do=f"give {path / 'report.html'}")
     written = []
     for path, text in ((json_path, report_to_json), (html_path, html_page)):
         if path is not None:

@@ -4,7 +4,8 @@
 #
 #   scripts/install_device.sh [options]
 #     --source PATH      folder of gpusq's sources, or a wheel              (default: the folder above this script)
-#     --prefix DIR       where its virtual environment goes                 (default: /opt/gpusq)
+#     --prefix DIR       where its virtual environment goes: a folder that is new, empty or of an earlier run of this
+#                        script; anything else is refused and left as it is (default: /opt/gpusq)
 #     --tensorrt WHICH   system: the one of JetPack or of the base image; none; or an exact version from the package
 #                        index, such as 10.16.1.11                          (default: system)
 #     --cuda 12|13       CUDA of cuda-python                                (default: what /usr/local/cuda says, else 13)
@@ -42,6 +43,28 @@ case $tensorrt in
 esac
 case $user in '' | [a-z]*:[0-9]*) ;; *) refuse "--user reads NAME:UID, such as gpusq:10001" "got $user" ;; esac
 [ -e "$source" ] || refuse "--source $source is not there"
+
+marker=.made-by-gpusq-install_device # in every environment that this script makes: it alone may be cleared again
+check_prefix() {
+  local kept
+  for kept in "$(realpath -m "$source")" "$here"; do
+    case $kept/ in
+      "${prefix%/}"/*) refuse "--prefix $prefix holds the sources, which the installation would delete" \
+        "choose a folder of its own, such as ~/.local/gpusq" ;;
+    esac
+  done
+  [ -e "$prefix" ] || return 0
+  [ -d "$prefix" ] || refuse "--prefix $prefix is no folder" "choose another"
+  [ ! -f "$prefix/$marker" ] || return 0
+  [ -z "$(ls -A "$prefix")" ] || refuse "--prefix $prefix holds files that this script did not put there" \
+    "choose a new folder, such as ~/.local/gpusq, or remove that one yourself"
+}
+[ -n "$prefix" ] || refuse "--prefix needs a value"
+prefix=$(realpath -m "$prefix")
+check_prefix
+if [ -n "$bin" ] && [ -e "$bin/gpusq" ] && [ ! -L "$bin/gpusq" ]; then
+  refuse "--bin $bin holds something else called gpusq" "choose another folder for the link"
+fi
 
 if [ -z "$cuda" ]; then
   if [ -f /usr/local/cuda/version.json ]; then
@@ -81,7 +104,11 @@ say "Python: $("$python" -V) at $python"
 
 site=()
 if [ "$tensorrt" = system ]; then site=(--system-site-packages); fi
-"$python" -m venv --clear "${site[@]}" "$prefix"
+mkdir -p "$prefix"
+check_prefix                # again: apt-get took its time
+touch "$prefix/$marker"     # before anything else is there: a run that was broken off can be repeated
+find "$prefix" -mindepth 1 -maxdepth 1 ! -name "$marker" -exec rm -rf {} +
+"$python" -m venv "${site[@]}" "$prefix"
 
 pins=()
 if [ -f "$here/constraints.txt" ]; then pins=(-c "$here/constraints.txt"); fi # the versions that were tested together

@@ -46,9 +46,12 @@ ours() { # .venv works and was made for this very directory (its scripts hold th
   usable .venv/bin/python && head -n 3 .venv/bin/pip 2>/dev/null | grep -qF "$PWD/.venv/bin"
 }
 
-pip_install() { # -qq keeps errors and drops the rest
-  .venv/bin/python -m pip install -qq --disable-pip-version-check --no-input --progress-bar off \
-    --root-user-action ignore -c constraints.txt "$@"
+pip_install() { # quiet, but where it fails all that pip says of the cause (a conflict is told at its normal level only)
+  if ! .venv/bin/python -m pip install --disable-pip-version-check --no-input --progress-bar off \
+    --root-user-action ignore -c constraints.txt "$@" >.venv/pip.log 2>&1; then
+    tail -n 25 .venv/pip.log >&2
+    return 1
+  fi
 }
 
 install_torch() { # the CPU build only: the default Linux build brings gigabytes of CUDA libraries

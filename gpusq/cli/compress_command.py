@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 Model = Annotated[
     str, typer.Option("--model", "-m", help="hf:DIR, new:NAME, file.py:function, timm:NAME or artifact:REF.")
 ]
-DataOption = Annotated[str, typer.Option("--data", "-d", help="Image folder, fashion-mnist[:DIR] or digits.")]
+DataOption = Annotated[
+    str, typer.Option("--data", "-d", help="Image folder, coco:DIR, voc:DIR, fashion-mnist[:DIR] or digits.")
+]
 Target = Annotated[list[str] | None, typer.Option("--target", "-t", help="cpu, a100, agx-orin, ...; may be repeated.")]
 RecipeFile = Annotated[
     Path | None, typer.Option("--recipe", "-r", help="TOML recipe; options on the command line win.")
@@ -131,10 +133,26 @@ def _write(result: Compressed, html: Path | None, report: Path | None) -> None:
 
 
 def _print(result: Compressed, json: bool) -> None:
-    from gpusq.cli.output import print_json, print_table
+    from gpusq.cli.output import print_json, print_line, print_table
     from gpusq.reports import terminal_table
 
     if json:
         print_json(result.to_json())
     else:
         print_table(terminal_table(result.report))
+        for line in _next_lines(result):
+            print_line(line)
+
+
+def _next_lines(result: Compressed) -> list[str]:
+    """How each bundle is finished on its device, with its dense twin."""
+    found: dict[str, dict[str, Path]] = {}
+    for step in result.steps:
+        a = step.done.artifact
+        if a.kind == "bundle":
+            found.setdefault(str(a.manifest.target), {})[step.role] = a.path
+    return [
+        f"on {target}: gpusq build {pair['model']} --twin {pair['dense twin']} --receipt {target}.receipt.json"
+        for target, pair in found.items()
+        if set(pair) == {"model", "dense twin"}
+    ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpusq.cli.options import DEFAULT_STORE, Json, StoreDir, open_store
+from gpusq.cli.options import DEFAULT_STORE, Json, StoreDir, artifact_of, open_store
 
 if TYPE_CHECKING:
     from gpusq.finishing import Finished, FinishOptions
@@ -16,7 +17,12 @@ EngineDir = Annotated[
     Path | None, typer.Option("--out", help="Finishing: where the engine goes. Default: ./engine-BUNDLE.")
 ]
 Builder = Annotated[
-    str, typer.Option("--builder", help="Finishing: tensorrt, or tensorrt-rtx, which also builds without a GPU.")
+    str,
+    typer.Option(
+        "--builder",
+        help="Finishing: tensorrt, or tensorrt-rtx, which also builds without a GPU. torch-tensorrt: a float model "
+        "artifact, on a GPU with torch, without ONNX.",
+    ),
 ]
 Twin = Annotated[
     str,
@@ -27,7 +33,8 @@ RequireSparse = Annotated[
     typer.Option("--require-sparse", min=0, max=1, help="Finishing: least share of GEMM time in 2:4 kernels."),
 ]
 ReceiptOut = Annotated[
-    Path | None, typer.Option("--receipt", help="Finishing: write the receipt here, also of a failed build, for `gpusq import`.")
+    Path | None,
+    typer.Option("--receipt", help="Finishing: write the receipt here, also of a failed build, for `gpusq import`."),
 ]
 TimingCache = Annotated[
     Path | None, typer.Option("--timing-cache", help="Finishing: TensorRT's timing cache, read if there and written.")
@@ -38,6 +45,8 @@ Workspace = Annotated[
 MeasureSeconds = Annotated[
     float, typer.Option("--seconds", min=0.1, help="Finishing: time of measuring for each engine and batch size.")
 ]
+MODEL_OPTIONS = ("target", "max_batch", "tolerance", "agreement")
+"""Options of the stage `build` that also count where a model goes to torch-tensorrt."""
 ReceiptFile = Annotated[Path, typer.Argument(help="Receipt that `gpusq build BUNDLE --receipt FILE` wrote.")]
 
 
@@ -50,13 +59,42 @@ def register(app: typer.Typer) -> None:
 
 def finish_bundle(bundle: Path, options: FinishOptions, quiet: bool, json: bool) -> None:
     """Finish a bundle and print what came of it."""
+    from gpusq.finishing import finish
+
+    _finish_with(lambda chosen: finish(bundle, chosen), options, quiet, json)
+
+
+def build_from_model(
+    reference: str, store: Path, stage: dict[str, Any], options: FinishOptions, quiet: bool, json: bool
+) -> None:
+    """Build a model artifact with torch-tensorrt and print what came of it. stage: options of the stage `build`."""
+    from dataclasses import replace
+
+    from gpusq.errors import UsageError
+    from gpusq.finishing.from_model import finish_model
+    from gpusq.recipe import with_values
+    from gpusq.stages import Build
+
+    unused = [f"--{name.replace('_', '-')}" for name in stage if name not in MODEL_OPTIONS]
+    unused += ["--twin"] if options.twin != "auto" else []
+    if unused or "target" not in stage:
+        raise UsageError(
+            "torch-tensorrt builds one model for one GPU: --target NAME, " + "--max-batch, --tolerance, --agreement",
+            got=", ".join(unused) or "no --target",
+            do="give --target a100, and leave out what does not belong to it",
+        )
+    artifact, build = artifact_of(reference, store), with_values(Build(), stage, "gpusq build:")
+    chosen = options if options.out != Path() else replace(options, out=default_out(artifact.path))
+    _finish_with(lambda told: finish_model(artifact, open_store(store), build, told), chosen, quiet, json)
+
+
+def _finish_with(run: Callable[[FinishOptions], Finished], options: FinishOptions, quiet: bool, json: bool) -> None:
     from dataclasses import replace
 
     from gpusq.cli.output import print_json, print_line, progress_lines
-    from gpusq.finishing import finish
 
     with progress_lines(quiet) as progress:
-        finished = finish(bundle, replace(options, progress=progress))
+        finished = run(replace(options, progress=progress))
     if json:
         print_json(_record(finished))
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -26,6 +26,10 @@ BundleDir = Annotated[
 BenchTarget = Annotated[
     str | None, typer.Option("--target", "-t", help="Refuse unless the engines are for this target: cpu, a100, ...")
 ]
+ProviderName = Annotated[
+    Literal["cuda", "tensorrt"] | None,
+    typer.Option("--provider", help="Also run the bundle's FP16 ONNX under this ONNX Runtime provider, in turn."),
+]
 Seconds = Annotated[float, typer.Option("--seconds", min=0.1, help="Time limit for each batch size and engine.")]
 
 
@@ -44,6 +48,7 @@ def bench(
     target: BenchTarget = None,
     batch: Batches = None,
     threads: Threads = None,
+    provider: ProviderName = None,
     seconds: Seconds = 3.0,
     store: StoreDir = DEFAULT_STORE,
     json: Json = False,
@@ -52,12 +57,10 @@ def bench(
     from gpusq.cli.output import print_json, print_line, refusals
 
     with refusals(json):
-        from gpusq.measurement import bench_engines
-
         engines = [artifact_of(ref, store) for ref in (artifact, against) if ref is not None]
         for engine in engines:
             _check_target(engine, target)
-        result = bench_engines(engines, tuple(batch or (1, 8, 32)), threads, seconds)
+        result = _benched(engines, tuple(batch or (1, 8, 32)), threads, seconds, provider, store)
         if json:
             print_json(result)
             return
@@ -67,6 +70,43 @@ def bench(
                 f"p90 {row['p90_ms']:.3f}  p99 {row['p99_ms']:.3f}  "
                 f"{row['throughput_per_s']:.1f} images/s  (n {row['n']})"
             )
+        for note in _notes(result):
+            print_line(note)
+
+
+def _benched(
+    engines: list[Artifact],
+    batches: tuple[int, ...],
+    threads: int | None,
+    seconds: float,
+    provider: Literal["cuda", "tensorrt"] | None,
+    store: Path,
+) -> dict[str, Any]:
+    if provider is None:
+        from gpusq.measurement import bench_engines
+
+        return bench_engines(engines, batches, threads, seconds)
+    from gpusq.cli.options import open_store
+    from gpusq.errors import UsageError
+    from gpusq.provider_measurement import bench_with_provider
+
+    if threads is not None:
+        raise UsageError("--threads are of CPU engines, --provider runs on a GPU", got=str(threads), do="leave one out")
+    return bench_with_provider(engines, provider, batches, seconds, open_store(store) if store.is_dir() else None)
+
+
+def _notes(result: dict[str, Any]) -> list[str]:
+    """Of rows under a provider: how they were timed, and where a runtime's outputs or nodes are not as expected."""
+    how = result["conditions"].get("how")
+    found = [f"timed: {how}"] if how else []
+    for row in result["rows"]:
+        gate = row.get("gate")
+        if gate and not gate["passed"]:
+            figures = ", ".join(f"{name} {value:.3g}" for name, value in gate["figures"].items())
+            found.append(f"{row['runtime']}: other outputs than the bundle expects ({figures})")
+        if row.get("note"):
+            found.append(f"{row['runtime']}: {row['note']}")
+    return list(dict.fromkeys(found))
 
 
 def _check_target(engine: Artifact, name: str | None) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 StoreDir = Annotated[Path, typer.Option("--store", envvar="GPUSQ_STORE", help="Directory of the artifact store.")]
-Data = Annotated[str, typer.Option("--data", help="Image folder, fashion-mnist[:DIR] or digits.")]
+Data = Annotated[str, typer.Option("--data", help="Image folder, coco:DIR, voc:DIR, fashion-mnist[:DIR] or digits.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
 Wait = Annotated[
     float | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from gpusq.cli.device_commands import (
     TimingCache,
     Twin,
     Workspace,
+    build_from_model,
     default_out,
     finish_bundle,
 )
@@ -28,7 +30,9 @@ Parent = Annotated[str, typer.Argument(help="Artifact of the stage before (path,
 Source = Annotated[
     str, typer.Argument(help="Dense artifact, or a model: hf:DIR, new:NAME, file.py:function, timm:NAME.")
 ]
-Bundle = Annotated[str, typer.Argument(help="ONNX artifact, or a bundle directory to finish on this device.")]
+Bundle = Annotated[
+    str, typer.Argument(help="ONNX artifact, or a bundle to finish on this device; with torch-tensorrt a model.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -129,6 +133,22 @@ def build(
     from gpusq.cli.output import refusals
 
     with refusals(json):
+        from gpusq.engines.compatibility import FROM_MODELS
+        from gpusq.finishing import FinishOptions
+
+        chosen = FinishOptions(
+            out=out or Path(),
+            builder=builder,
+            twin=twin,
+            require_sparse=require_sparse,
+            receipt=receipt,
+            timing_cache=timing_cache,
+            workspace_mib=workspace,
+            seconds=seconds,
+        )
+        if builder == FROM_MODELS:
+            build_from_model(artifact, store, given(options), chosen, quiet, json)
+            return
         bundle = _bundle_of(artifact, store)
         finishing = {
             "--out": out,
@@ -141,19 +161,7 @@ def build(
         }
         _check_options(finishing, options, is_bundle=bundle is not None)
         if bundle is not None:
-            from gpusq.finishing import FinishOptions
-
-            chosen = FinishOptions(
-                out=out or default_out(bundle),
-                builder=builder,
-                twin=twin,
-                require_sparse=require_sparse,
-                receipt=receipt,
-                timing_cache=timing_cache,
-                workspace_mib=workspace,
-                seconds=seconds,
-            )
-            finish_bundle(bundle, chosen, quiet, json)
+            finish_bundle(bundle, replace(chosen, out=out or default_out(bundle)), quiet, json)
             return
     _run(Build(), artifact, options, store, "", quiet, wait, json)
 

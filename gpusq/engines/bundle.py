@@ -28,13 +28,14 @@ This directory was checked on the host that wrote it; the engine itself must be 
 
 1. Copy this whole directory, artifact.json included, and that of its dense twin (the same model uncompressed; `gpusq
    compress` lists both, for the same target) to the device.
-2. On the device, Python 3.10 or later, no torch:
+2. On the device, Python 3.10 to 3.13, no torch. gpusq is on no package index: install it from a clone of its
+   repository, or from the wheel that you built of it (python -m build --wheel), and from nowhere else.
 
-       pip install 'gpusq[tensorrt]'               # data-centre GPU
-       pip install gpusq 'cuda-python>=12.6,<13'   # Jetson with JetPack 6; with JetPack 7: 'cuda-python>=13'
+       sudo scripts/install_device.sh                          # Jetson: TensorRT comes with JetPack
+       sudo scripts/install_device.sh --tensorrt 10.16.1.11    # data-centre GPU: TensorRT from the package index
 
-   On a Jetson TensorRT comes with JetPack (sudo apt install nvidia-jetpack): make the virtual environment with
-   --system-site-packages.
+   With a wheel: --source gpusq-VERSION-py3-none-any.whl. Without root: --prefix ~/.local/gpusq --bin ~/.local/bin
+   --no-apt. On a Jetson JetPack itself comes first: sudo apt install nvidia-jetpack.
 
        gpusq build THIS_DIR --twin TWIN_DIR --out ENGINE_DIR --receipt receipt.json
 
@@ -109,7 +110,7 @@ def write_bundle(
     fp16_onnx: bytes,
     fp32_onnx: bytes,
     pixel_values: NDArray[np.float32],
-    logits: NDArray[np.float32],
+    logits: NDArray[np.float32] | None,
     profile: BatchProfile,
     rtx_checks: Sequence[RtxCheck],
     tolerance: float,
@@ -122,14 +123,15 @@ def write_bundle(
     """Write a bundle into `directory` (created, or empty); the same arguments give the same bytes.
 
     target: facts of the device, JSON-able, with "name" and "title". pixel_values [n, C, H, W] and logits [n, classes]
-    of the torch model, n >= 1. rtx_checks: dumped without their times. tolerance: relative, of the largest logit.
+    of the torch model (None for a model without them), n >= 1. rtx_checks: dumped without their times. tolerance: relative, of the largest logit.
     extra: further files, such as model.json. more_outputs: expected outputs beside the logits, [n, ...] each.
     Raises UsageError for samples that do not belong together.
     """
     from safetensors.numpy import save
 
-    outputs = {LOGITS: logits, **(more_outputs or {})}
-    if pixel_values.ndim != 4 or not len(logits) or any(len(o) != len(pixel_values) for o in outputs.values()):
+    outputs = ({} if logits is None else {LOGITS: logits}) | dict(more_outputs or {})
+    sizes = {len(values) for values in outputs.values()}
+    if pixel_values.ndim != 4 or not len(pixel_values) or sizes != {len(pixel_values)}:
         raise UsageError(
             "samples must be images [n, C, H, W] and outputs [n, ...] with n >= 1",
             got=f"{pixel_values.shape} and {', '.join(str(o.shape) for o in outputs.values())}",

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PLAN, FACTS = "engine.plan", "engine.json"
 BUILDERS = ("tensorrt", "tensorrt-rtx")
+FROM_MODELS = "torch-tensorrt"
+"""Builds plans of "tensorrt" from model artifacts, without a bundle."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,9 @@ def place_of(artifact: Artifact) -> Place:
 
 def rebuild_command(artifact: Artifact) -> str:
     """The command that makes this engine again on the device."""
-    bundles = [p for p in artifact.manifest.parents if p.kind == "bundle"]
-    name = f"bundle-{bundles[0].digest[:12]}" if bundles else "BUNDLE"
+    parent = next(iter(artifact.manifest.parents), None)
+    name = f"{parent.kind}-{parent.digest[:12]}" if parent else "BUNDLE"
     builder = str(artifact.manifest.params.get("builder", BUILDERS[0]))
+    if builder == FROM_MODELS:
+        return f"gpusq build {name} --builder {builder} --target {artifact.manifest.target}"
     return f"gpusq build {name}" + ("" if builder == BUILDERS[0] else f" --builder {builder}")

@@ -46,8 +46,7 @@ def load_gpu(
     graph of which any node is left to the CPU, shape arithmetic too. `where` names the model in errors.
     Raises UsageError for another provider, EngineError where the provider is not there or did not start.
     """
-    if provider not in PROVIDERS:
-        raise UsageError(f"a provider is one of {', '.join(PROVIDERS)}", got=repr(provider), do="name one of them")
+    check_provider(provider)
     ort = _onnxruntime(PROVIDERS[provider])
     options = ort.SessionOptions()
     options.log_severity_level = 4
@@ -59,6 +58,16 @@ def load_gpu(
         raise no_engine(where, PROVIDERS[provider], error) from error
     _check(session, PROVIDERS[provider])
     return GpuRunner(session, provider)
+
+
+def check_provider(provider: str) -> str:
+    """The version of the installed ONNX Runtime. Raises UsageError for another provider, EngineError without its build.
+
+    Whether the provider starts on the GPU only a session tells: `load_gpu`.
+    """
+    if provider not in PROVIDERS:
+        raise UsageError(f"a provider is one of {', '.join(PROVIDERS)}", got=repr(provider), do="name one of them")
+    return str(_onnxruntime(PROVIDERS[provider]).__version__)
 
 
 def _onnxruntime(wanted: str) -> Any:

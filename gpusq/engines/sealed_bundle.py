@@ -21,7 +21,7 @@ from gpusq.engines.bundle import (
     json_bytes,
     sha256_of,
 )
-from gpusq.errors import NewerSchemaError, StageOrderError, TamperedArtifactError
+from gpusq.errors import ArtifactNotFoundError, NewerSchemaError, StageOrderError, TamperedArtifactError
 
 if TYPE_CHECKING:
     from gpusq.artifacts import Artifact
@@ -34,8 +34,10 @@ def read_bundle(directory: Path) -> Bundle:
     """Verify every file against bundle.json and return the verified bytes. Nothing is parsed before its hash agrees.
 
     Raises TamperedArtifactError naming the first file that is changed, truncated, missing, a link or not listed,
-    NewerSchemaError for a bundle of a newer gpusq.
+    NewerSchemaError for a bundle of a newer gpusq, ArtifactNotFoundError where there is no such directory.
     """
+    if not directory.is_dir():
+        raise ArtifactNotFoundError(f"{directory}: expected the directory of a bundle", do="list them with: gpusq list")
     seal = _bytes_of(directory, MANIFEST, LARGEST_MANIFEST_BYTES)
     manifest = _parse_manifest(directory, seal)
     listed = manifest["files"]

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from gpusq.artifacts.canonical import pretty_json
-from gpusq.engines.bundle import SAMPLES, Bundle
+from gpusq.engines.bundle import INPUT, SAMPLES, Bundle
 from gpusq.engines.compatibility import FACTS, PLAN, Place
 from gpusq.finishing.rows import LAYERS, WORKLOAD
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from gpusq.engines.tensorrt import BuiltPlan
     from gpusq.finishing.building import BuiltFor
     from gpusq.finishing.opened import Opened
@@ -28,11 +30,15 @@ LIBRARIES = ("gpusq", "cuda-python", "numpy")
 
 @dataclass(frozen=True)
 class Built:
-    """A bundle that was built: what for, and what came out."""
+    """A bundle that was built: what for, and what came out.
+
+    names: plan's output -> the bundle's, where the builder gives outputs names of its own.
+    """
 
     opened: Opened
     purpose: BuiltFor
     plan: BuiltPlan
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 def place_of_plan(built: Built, machine: Machine) -> Place:
@@ -40,13 +46,13 @@ def place_of_plan(built: Built, machine: Machine) -> Place:
 
     gpusq adds no plugins to a network, so a plan uses those alone that its ONNX file names: none so far.
     """
-    return Place(machine.builder, built.plan.version, built.purpose.capabilities, platform.machine())
+    return Place(machine.builder, str(machine.trt.__version__), built.purpose.capabilities, platform.machine())
 
 
 def engine_facts(built: Built, place: Place) -> dict[str, Any]:
     """engine.json: what the plan is and how to feed it."""
     bundle = built.opened.bundle
-    _, expected = bundle.expected()
+    _, expected = _expected(built)
     profile = bundle.profile
     return {
         "schema_version": SCHEMA_VERSION,
@@ -69,8 +75,26 @@ def files_of(built: Built, facts: Mapping[str, Any], receipt: Mapping[str, Any])
     """Name -> bytes of everything in the directory but its seal."""
     bundle: Bundle = built.opened.bundle
     files = {name: bundle.files[name] for name in (SAMPLES, *CARRIED) if name in bundle.files}
+    if built.names:
+        images, expected = _expected(built)
+        files[SAMPLES] = samples_of(images, expected)
     json_files = {FACTS: facts, RECEIPT: receipt}
     return {**files, PLAN: built.plan.plan, **{name: pretty_json(_plain(v), name) for name, v in json_files.items()}}
+
+
+def _expected(built: Built) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]:
+    """Images and expected outputs under the names that the plan has for them."""
+    images, expected = built.opened.bundle.expected()
+    own = {theirs: name for name, theirs in built.names.items()}
+    return images, {own.get(name, name): array for name, array in expected.items()}
+
+
+def samples_of(images: NDArray[Any], outputs: Mapping[str, NDArray[Any]]) -> bytes:
+    """A samples file: images [n, C, H, W] and what is expected of them, [n, ...] each."""
+    import numpy as np
+    from safetensors.numpy import save
+
+    return bytes(save({name: np.ascontiguousarray(a) for name, a in {INPUT: images, **outputs}.items()}))
 
 
 def _plain(value: Any) -> Any:

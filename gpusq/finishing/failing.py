@@ -119,4 +119,6 @@ def _layers(attempt: Attempt, index: int, built: Built | None, error: GpusqError
 
 
 def _graph(opened: Opened) -> str:
-    return sha256_of(opened.bundle.files[FP16])
+    """Of the ONNX file; the digest of a model that goes to its builder without one."""
+    onnx = opened.bundle.files.get(FP16)
+    return opened.artifact.digest if onnx is None else sha256_of(onnx)

@@ -46,7 +46,13 @@ def receipts_of(bundle: Artifact, store: Store) -> list[Receipt]:
 
 def _bundle(engine: BuiltEngine | Attempted, receipt: Receipt, held: dict[str, Artifact], store: Store) -> Artifact:
     bundle = held.get(engine.bundle)
-    if bundle is None or bundle.kind != "bundle":
+    if bundle is not None and bundle.kind != "bundle":
+        raise ArtifactError(
+            "a receipt of a bundle can be imported",
+            got=f"one of a {bundle.kind} model that torch-tensorrt built; predictions and receipts hang on bundles",
+            do="read it beside its engine (receipt.json), or hold it to limits: gpusq gate FILE",
+        )
+    if bundle is None:
         raise ArtifactNotFoundError(
             f"the receipt is of the bundle {engine.bundle[:12]}, which must be in the store {store.root}",
             got="no such bundle",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gpusq.artifacts import Artifact, open_artifact
 from gpusq.engines.bundle import FP32, Bundle
 from gpusq.engines.sealed_bundle import open_bundle
+from gpusq.finishing.file_places import check_file_place
 from gpusq.finishing.gate import gate_of
 from gpusq.finishing.receipt_file import Role
 from gpusq.finishing.sealing import check_out
@@ -56,7 +57,8 @@ class Opened:
 def open_bundles(directory: Path, options: FinishOptions) -> tuple[Opened, ...]:
     """The model's bundle, and the twin's where there is one; no library and no parser has seen their payload yet.
 
-    Raises TamperedArtifactError, StageOrderError for other artifacts, UsageError for an unfit twin, task or --out.
+    Raises TamperedArtifactError, StageOrderError for other artifacts, UsageError for an unfit twin, task, --out or
+    place of a file, StoreError for a place that is not writable.
     """
     artifact = open_artifact(directory)
     found = [Opened("model", artifact, _without_fp32(open_bundle(artifact)), options.out)]
@@ -68,7 +70,15 @@ def open_bundles(directory: Path, options: FinishOptions) -> tuple[Opened, ...]:
     for opened in found:
         gate_of(opened.bundle.task)
         check_out(opened.out, [each.artifact.path for each in found])
+    check_files(options, [opened.out for opened in found])
     return tuple(found)
+
+
+def check_files(options: FinishOptions, outs: Sequence[Path]) -> None:
+    """Refuse places of the receipt and the timing cache that could not be written, or would break a seal."""
+    for option, file in (("--receipt", options.receipt), ("--timing-cache", options.timing_cache)):
+        if file is not None:
+            check_file_place(file, option, outs)
 
 
 def _without_fp32(bundle: Bundle) -> Bundle:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +69,7 @@ def run_plans(
         role = built.opened.role
         options.progress(f"compare {role}", 0, None, "outputs on the bundle's samples")
         engines[role] = DeviceEngine(built.plan.plan, trt, gpu.cuda)
-        gates[role] = compare_outputs(engines[role], built.opened.bundle)
+        gates[role] = compare_outputs(engines[role], built.opened.bundle, built.names)
         check_gate(gates[role], f"the {role}")
     batches = [b for b in BATCHES if b <= plans[0].opened.bundle.profile.maximum]
     measured = measure(engines, batches, gpu.cuda, gpu.clocks, seconds=options.seconds, progress=options.progress)
@@ -83,14 +83,15 @@ def run_plans(
     ]
 
 
-def compare_outputs(engine: DeviceEngine, bundle: Bundle) -> Gate:
-    """Run the bundle's samples and hold the outputs against the expected ones."""
+def compare_outputs(engine: DeviceEngine, bundle: Bundle, names: Mapping[str, str]) -> Gate:
+    """Run the bundle's samples and hold the outputs against the expected ones. names: as of `Built`."""
     from gpusq.engines.device_runner import DeviceRunner
 
     images, expected = bundle.expected()
     runner = DeviceRunner(engine)
     try:
-        return gate_of(bundle.task)(bundle, expected, runner.outputs(images))
+        found = {names.get(name, name): array for name, array in runner.outputs(images).items()}
+        return gate_of(bundle.task)(bundle, expected, found)
     finally:
         runner.close()
 

@@ -54,11 +54,12 @@ def seal_engine(
 
     Raises StoreFullError or StoreError where the file system refuses; `out` is then as it was.
     """
+    role = "bundle" if parent.kind == "bundle" else "model"
     described: dict[str, Any] = {
         "stage": STAGE,
         "stage_version": STAGE_VERSION,
         "params": dict(params),
-        "parents": (Parent(role="bundle", kind=parent.kind, key=parent.key, digest=parent.digest),),
+        "parents": (Parent(role=role, kind=parent.kind, key=parent.key, digest=parent.digest),),
         "inputs": dict(inputs),
         "target": target,
         "toolchain": dict(toolchain),

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from gpusq.errors import UsageError
 from gpusq.latency.engine_fit import fit_engine
 from gpusq.latency.engine_fit import ln_errors as engine_ln_errors
+from gpusq.latency.few_rows import ENOUGH, bands_of, half_width, kept_bands, widest
 from gpusq.latency.fit import fit_gemms, predicted_us
 from gpusq.latency.gemm import speed_of
-from gpusq.latency.held_out import FEWEST, PathResult, half_width, held_out_split
-from gpusq.latency.interval import LEAST_IN_BAND, error_bands
+from gpusq.latency.held_out import FEWEST, PathResult, Split, held_out_split, split_rows
 from gpusq.latency.points import GemmPoint, Points, is_named, measured_of
 from gpusq.latency.target_toml import target_toml
-from gpusq.targets import Fit, Target, load_target, read_target_file
+from gpusq.targets import Band, Fit, Target, load_target, read_target_file
 from gpusq.targets.facts import TargetFile
 from gpusq.targets.target import parse_target_file
 
@@ -67,15 +67,17 @@ def calibrated(target_name: str, points: Points, *, holdout: float = 0.0, name: 
     and only if it is better there than the target unfitted (`held_out_split`): with one or two rows nothing changes.
     target_name: the nearest known device. holdout: share (0 to 0.9) of each path's shapes
     that the fit does not see and whose error is stated; 0: all are fitted, and the error is that of leaving each one
-    (or each of MOST_FOLDS parts) out in turn. Raises UsageError for no points or a path that the target has not.
+    (or each of MOST_FOLDS parts) out in turn. Fewer than 9 rows not seen never narrow a path's interval (`few_rows`).
+    Raises UsageError for no points, a path that the target has not, or a holdout that leaves a path's rows all in.
     """
     target = load_target(target_name)
     if not points.gemms and not points.encoders:
         raise UsageError("calibration needs measured rows", got="none", do="measure or list at least ten shapes")
+    _check_holdout(points, holdout)
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     origin = f"calibrated {date} on {len(points.gemms)} GEMMs and {len(points.encoders)} encoders of {points.source}"
     origin += f" (sha256 {points.sha256[:12]})" if points.sha256 else ""
-    notes = _other_device(target, points)
+    notes = _other_device(target, points) + _left_out(points)
     origin += "".join(f"; {note}" for note in notes)
     how = f"{holdout:.0%} of the shapes, not in the fit" if holdout else "leaving rows out in turn"
     how += "; the fits were chosen by these rows, so their error is a little too small"
@@ -124,6 +126,25 @@ def _other_device(target: Target, points: Points) -> tuple[str, ...]:
     return (f"the rows are of {points.gpu}; peaks, bandwidth and unmeasured paths stay those of {target.title}",)
 
 
+def _left_out(points: Points) -> tuple[str, ...]:
+    """A note where rows of the file are of another GPU and so took no part."""
+    if not points.left_out:
+        return ()
+    said = ", ".join(f"{count} of {gpu or 'no named GPU'}" for gpu, count in points.left_out.items())
+    return (f"{sum(points.left_out.values())} rows of other GPUs were left out: {said}",)
+
+
+def _check_holdout(points: Points, holdout: float) -> None:
+    paths: dict[str, Sequence[Any]] = {**points.by_path(), **({ENGINE: points.encoders} if points.encoders else {})}
+    short = {key: len(rows) for key, rows in paths.items() if holdout and not split_rows(rows, holdout)[1]}
+    if short:
+        raise UsageError(
+            f"a holdout of {holdout:.0%} keeps at least one row of every path out of the fit",
+            got=", ".join(f"{key}: {count} {'row' if count == 1 else 'rows'}" for key, count in short.items()),
+            do="measure more shapes of it, or leave --holdout out: each row is then left out in turn",
+        )
+
+
 def _shown(share: float | None) -> str:
     return "not known" if share is None else f"{100 * share:.1f} %"
 
@@ -160,17 +181,31 @@ def _path_fit(
         return np.log(predicted_us(measured.gemms, speed, model) / measured.us)
 
     split = held_out_split(rows, holdout, {OWN_PRIOR: fit, TEXTBOOK_PRIOR: anew}, errors, start)
-    error = half_width(split.unseen, start.error_p90)
-    bands: Any = start.bands if len(split.unseen) < FEWEST and error == start.error_p90 else ()
-    if len(split.unseen) >= 2 * LEAST_IN_BAND:
-        bands = error_bands(np.array([row.us for row in split.left]) * np.exp(split.unseen), split.unseen)
+    error, bands = _widths(split, errors(split.chosen, split.inside), start)
     said = (
         f"{len(split.inside)} rows of {key}; held-out error {_shown(split.told)}; {_choice(split.prior, split.tried)}"
     )
     scaled = start.scaled and split.kept_prior
     source = f"{origin}; {said}; from the facts of {target.name}"
-    update = {"error_p90": round(error, 4), "bands": bands, "source": source, "scaled": scaled}
+    update = {"error_p90": error, "bands": bands, "source": source, "scaled": scaled}
     return split.chosen.model_copy(update=update), split.result(key, errors, start, rows, error)
+
+
+def _widths(split: Split, fitted: Floats, start: Fit) -> tuple[float, tuple[Band, ...]]:
+    """(error_p90, bands) of the parameters chosen; fitted: their ln errors on the rows of the fit.
+
+    Where few rows changed the parameters, one width: predictions moved, so the start's bands no longer fit the sizes.
+    """
+    if len(split.unseen) < ENOUGH:
+        if split.kept_prior:
+            seen = np.concatenate([split.unseen, fitted])
+            return half_width(split.unseen, fitted, start.error_p90), kept_bands(start.bands, seen)
+        return half_width(split.unseen, fitted, widest(start.error_p90, start.bands)), ()
+    unseen_us, fitted_us = (
+        np.array([row.us for row in rows]) * np.exp(off)
+        for rows, off in ((split.left, split.unseen), (split.inside, fitted))
+    )
+    return half_width(split.unseen, fitted, start.error_p90), bands_of(unseen_us, split.unseen, fitted_us, fitted)
 
 
 def _engine_fit(target: Target, points: Points, holdout: float, origin: str) -> tuple[Any, PathResult]:
@@ -183,10 +218,10 @@ def _engine_fit(target: Target, points: Points, holdout: float, origin: str) -> 
         return engine_ln_errors(left, model)
 
     split = held_out_split(rows, holdout, {OWN_PRIOR: fit}, errors, target)
-    error = half_width(split.unseen, target.engine.error_p90)
+    error = half_width(split.unseen, errors(split.chosen, split.inside), target.engine.error_p90)
     said = f"held-out error {_shown(split.told)}; {_choice(split.prior, split.tried)}"
     source = f"{origin}; {len(split.inside)} whole encoders; {said}"
-    engine = split.chosen.engine.model_copy(update={"error_p90": round(error, 4), "source": source})
+    engine = split.chosen.engine.model_copy(update={"error_p90": error, "source": source})
     return engine, split.result(ENGINE, errors, target, rows, error)
 
 

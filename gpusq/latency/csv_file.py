@@ -16,15 +16,16 @@ from gpusq.latency.gemm import LARGEST_SIZE
 
 @dataclass(frozen=True)
 class Record:
-    """One row: its cells by column (stripped), and the place that errors name."""
+    """One row: its cells by column (stripped), and the places of the row and its header that errors name."""
 
     cells: dict[str, str]
     place: str
+    header: str = "the header"
 
     def text(self, column: str) -> str:
         """A cell that must not be empty. Raises TableError."""
         if column not in self.cells:
-            raise TableError(f"{self.place} has a column {column}", got=_columns(self.cells), do="add the column")
+            raise TableError(f"{self.header} has a column {column}", got=_columns(self.cells), do=f"add the column {column} to the header")
         if not self.cells[column]:
             raise TableError(f"{self.place}, column {column} is filled", got="an empty cell", do="fill it")
         return self.cells[column]
@@ -81,6 +82,7 @@ def _text(path: Path) -> str:
 
 def _records(text: str, name: str, first_column: str) -> Iterator[Record]:
     header: list[str] = []
+    above = ""
     reader = csv.reader(io.StringIO(text, newline=""))
     for number, line in _lines(reader, name):
         cells = [cell.strip() for cell in line]
@@ -88,12 +90,13 @@ def _records(text: str, name: str, first_column: str) -> Iterator[Record]:
             continue
         if not header or (first_column and cells[0].lower() == first_column):
             header = _header([cell.lower() for cell in cells], f"{name}, line {number}")
+            above = f"{name}: the header (line {number})"
             continue
         place = f"{name}, line {number}"
         if any(cells[len(header) :]):
             raise TableError(f"{place} has {len(header)} cells", got=f"{len(cells)}", do="quote cells that hold commas")
         filled = cells + [""] * (len(header) - len(cells))
-        yield Record(dict(zip(header, filled, strict=False)), place)
+        yield Record(dict(zip(header, filled, strict=False)), place, above)
 
 
 def _lines(reader: Any, name: str) -> Iterator[tuple[int, list[str]]]:

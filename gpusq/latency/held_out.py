@@ -10,20 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpusq.latency.interval import conformal_quantile
-
 Floats = NDArray[np.float64]
 FEWEST = 3
-"""Fewer held-out rows than this cannot tell a fit from what was there: the parameters and their error stay."""
+"""Fewer held-out rows than this cannot tell a fit from what was there: the parameters stay."""
 MOST_FOLDS = 20
-LEAST_ERROR = 0.01
 
 
 @dataclass(frozen=True)
 class PathResult:
     """One fitted path (or "engine"): rows, and mean absolute errors as shares of 1.
 
-    before: of the target calibrated from. fitted: of the parameters chosen, on the rows of the fit. held_out: on rows
+    before: of the target calibrated from, on the held-out rows where held_out is known (so that the two compare), else
+    on all. fitted: of the parameters chosen, on the rows of the fit. held_out: on rows
     that the fit did not see, None for fewer than FEWEST. interval: factor of the 90 % interval. kept_prior: no fit did
     better on rows that it did not see than the target it started from, or these were too few; its parameters stay.
     prior: where the chosen fit started, "" if none was. tried: held-out error of each fit, by its prior.
@@ -71,7 +69,8 @@ class Split:
 
     def result(self, key: str, errors: Errors, start: Any, rows: Sequence[Any], error: float) -> PathResult:
         """As one line of a calibration; error: half-width of the interval in ln."""
-        before, own = mape(errors(start, rows)) or 0.0, mape(errors(self.chosen, self.inside)) or 0.0
+        compared = rows if self.told is None else self.left
+        before, own = mape(errors(start, compared)) or 0.0, mape(errors(self.chosen, self.inside)) or 0.0
         interval = math.exp(error)
         return PathResult(key, len(rows), before, own, self.told, interval, self.kept_prior, self.prior, self.tried)
 
@@ -120,13 +119,6 @@ def _left_out_in_turn(rows: Sequence[Any], fit: Fitter, errors: Errors) -> Float
         inside = [row for index, row in enumerate(rows) if index % folds != fold]
         found[fold::folds] = errors(fit(inside), rows[fold::folds])
     return found
-
-
-def half_width(ln_errors: Floats, prior: float) -> float:
-    """Of the 90 % interval in ln; the prior's own where too few rows were held out to know better."""
-    if len(ln_errors) < FEWEST:
-        return float(max([prior, *np.abs(ln_errors).tolist()]))
-    return max(conformal_quantile(np.abs(ln_errors)), LEAST_ERROR)
 
 
 def mape(ln_errors: Floats) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +48,7 @@ class EncoderPoint:
 class Points:
     """source: where they come from, in words. sha256: of the file. conditions: libraries, driver and the like.
 
-    named: what the rows call their GPU, "" for nothing.
+    named: what the rows call their GPU, "" for nothing. left_out: GPU -> its rows in the file that took no part.
     """
 
     gemms: tuple[GemmPoint, ...]
@@ -56,6 +57,7 @@ class Points:
     sha256: str = ""
     conditions: dict[str, str] = field(default_factory=dict)
     named: str = ""
+    left_out: dict[str, int] = field(default_factory=dict)
 
     @property
     def gpu(self) -> str:
@@ -96,25 +98,32 @@ def measured_of(points: Sequence[GemmPoint]) -> Measured:
 def read_points(path: Path, target: Target) -> Points:
     """The rows of a CSV file: gpu,dtype,sparsity,m,n,k,latency_us, or with kind "encoder" the sizes of ENCODER.
 
-    Other columns are ignored. Rows of several GPUs: those are taken whose `gpu` is part of the target's name. Raises
-    TableError naming file, line and column.
+    Other columns are ignored. Rows of several GPUs: those are taken whose `gpu` names the target (`is_named`), the
+    others counted in left_out. Raises TableError naming file, line and column.
     """
-    records = _of_target(read_records(path, "gpu"), target, path)
+    every = read_records(path, "gpu")
+    records = _of_target(every, target, path)
     gemms = [_gemm(r) for r in records if _kind(r) == "gemm"]
     encoders = [_encoder(r) for r in records if _kind(r) == "encoder"]
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     names = sorted({r.cells["gpu"] for r in records if r.cells.get("gpu")})
     source = f"{path.name}" + (f", gpu {', '.join(names)}" if names else "")
-    return Points(tuple(gemms), tuple(encoders), source, digest, named=", ".join(names))
+    left_out = Counter(_gpu(r) for r in every) - Counter(_gpu(r) for r in records)
+    return Points(
+        tuple(gemms), tuple(encoders), source, digest, named=", ".join(names), left_out=dict(sorted(left_out.items()))
+    )
+
+
+def _gpu(record: Record) -> str:
+    return record.cells.get("gpu", "")
 
 
 def _of_target(records: list[Record], target: Target, path: Path) -> list[Record]:
-    names = dict.fromkeys(r.cells.get("gpu", "") for r in records)
+    names = dict.fromkeys(_gpu(r) for r in records)
     if len(names) < 2:
         return records
-    known = f"{target.name} {target.family} {target.title}".lower()
-    kept = [r for r in records if r.cells.get("gpu", "").lower() in known]
-    if not kept or len({r.cells["gpu"].lower() for r in kept}) > 1:
+    kept = [r for r in records if is_named(target, _gpu(r))]
+    if not kept or len({_gpu(r).lower() for r in kept}) > 1:
         raise TableError(
             f"{path}: the rows are those of one GPU, or name {target.name}",
             got=f"gpu {', '.join(names)}",

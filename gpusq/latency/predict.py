@@ -15,6 +15,8 @@ from gpusq.latency.kernels import Bound, KernelTime, Path, bound_of, kernel_time
 from gpusq.targets import Target
 from gpusq.workload import Layer, Workload
 
+REST = "start and gaps"
+
 
 @dataclass(frozen=True)
 class OpPrediction:
@@ -52,6 +54,13 @@ class Prediction:
     def scaled(self) -> bool:
         """Whether any operator's path was not fitted but scaled by the ratio of peaks."""
         return any(op.scaled for op in self.ops)
+
+    @property
+    def rest(self) -> OpPrediction:
+        """What belongs to no operator: the engine's start. With `ops` it adds up to the latency."""
+        us = max(1e3 * self.latency_ms - sum(op.us for op in self.ops), 0.0)
+        spread = self.high_ms / self.latency_ms if self.latency_ms > 0 else 1.0
+        return _op(REST, us, "launch", 0.0, math.log(spread), False)
 
     @property
     def throughput_per_s(self) -> float:

@@ -86,10 +86,9 @@ def _question(record: Record) -> Question:
 def _word(record: Record, column: str, words: tuple[str, ...]) -> str:
     text = record.text(column).lower()
     if text not in words:
-        near = difflib.get_close_matches(text, words, n=1, cutoff=0.0)
-        raise TableError(
-            f"{record.place}, column {column} is one of {', '.join(words)}", got=repr(text), do=f"nearest: {near[0]}"
-        )
+        near = difflib.get_close_matches(text, words, n=1)
+        do = f"nearest: {near[0]}" if near else f"write {' or '.join(words)}"
+        raise TableError(f"{record.place}, column {column} is one of {', '.join(words)}", got=repr(text), do=do)
     return text
 
 

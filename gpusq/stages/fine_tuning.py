@@ -122,8 +122,10 @@ class Distilled(FineTuned):
 
         if not (self.epochs and self.supervised):
             return
-        train = context.images(self.name).train
-        class_check(train, tuple(parent.read_json("model.json")["classes"]))
+        train, about = context.images(self.name).train, parent.read_json("model.json")
+        if about.get("task") == "tensors":  # no labels fit such outputs: the teacher alone is followed
+            return
+        class_check(train, tuple(about["classes"]))
         if not train.supervised:
             raise UsageError(
                 f"{self.name}: supervised training needs labels",

@@ -161,6 +161,7 @@ class Judge:
         self.n, self.split = sum(len(b.ids) for b in self._batches), split
         tally = self._tally(self._dense)
         self.metric, self.dense_value = tally.metric, tally.value()
+        self.resolution = POINTS / max(tally.n, 1)  # one image, or one box, more or less
 
     @classmethod
     def on_images(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -32,7 +33,7 @@ class Sensitivity(Stage):
     libraries: ClassVar[tuple[str, ...]] = MODEL_LIBRARIES
 
     max_drop: float = parameter(0.5, "points of the metric that all blocks together may lose before training")
-    images: int = parameter(128, "training images that judge; they are not among those that calibrate")
+    images: int = parameter(256, "training images that judge; they are not among those that calibrate")
     score: Literal["magnitude", "wanda", "sparsegpt"] = parameter("sparsegpt", "what a weight is worth")
     calibrator: Literal["max", "percentile", "mse"] = parameter("max", "how activation ranges are set")
     calibration_images: int = parameter(64, "training images for input statistics and ranges")
@@ -68,7 +69,8 @@ class Sensitivity(Stage):
         calibrating, judging = self._indices(context)
         board = self._switchboard(state, calibrating, context)
         judge = Judge.on_images(state.loaded.description, context.images(self.name).train, judging, board.module)
-        found = scan(board, judge.loss, self.max_drop, lambda d, t, n: context.progress(self.name, d, t, n))
+        limit = max(self.max_drop, judge.resolution)
+        found = scan(board, judge.loss, limit, lambda d, t, n: context.progress(self.name, d, t, n))
         carry(parent, out)
         write_json(out / RESULT, self._result(found, judge, board))
         return {
@@ -136,10 +138,12 @@ class Sensitivity(Stage):
             "images": judge.n,
             "split": judge.split,
             "max_drop": self.max_drop,
+            "resolution": judge.resolution,
             "blocks": {b: {f: asdict(x) for f, x in forms.items()} for b, forms in found.losses.items()},
             "layers": {b: list(names) for b, names in board.groups.items()},
             "whole": asdict(found.whole),
             "trail": [asdict(choice) for choice in found.trail],
+            "prunable": sorted(board.sparse_weights),
             "keep_dense": list(found.keep_dense),
             "keep_float": list(found.keep_float),
             "reached": found.reached,
@@ -151,11 +155,20 @@ def sensitivity_notes(result: dict[str, Any]) -> list[str]:
     where = f"{result['images']} images of {result['split']}, one-shot, before any training"
     metric = result["metric"]
     lines = [f"sensitivity ({metric}, {where}): all blocks sparse and INT8 lose {_points(result['whole'])}"]
+    if result["resolution"] > result["max_drop"]:
+        finer = math.ceil(100 / result["max_drop"]) if result["max_drop"] else 0
+        more = f"; {finer} would" if finer else ""
+        lines.append(
+            f"sensitivity: what judged cannot resolve {result['max_drop']:g} points, only {result['resolution']:.2f}, "
+            f"which was taken as the limit{more}"
+        )
     for step in result["trail"]:
         what = {"sparse": "dense", "int8": "in FP16", "both": "dense and in FP16"}[step["kept"]]
-        lines.append(f"sensitivity: {step['block']} kept {what}: {_points(step['loss'])} lost")
+        lines.append(f"sensitivity: with {step['block']} {what} too, the rest loses {_points(step['loss'])}")
     if not result["reached"]:
-        lines.append(f"sensitivity: the limit of {result['max_drop']:g} points was not reached before training")
+        lines.append("sensitivity: the limit was not reached before training")
+    if set(result["keep_dense"]) >= set(result["prunable"]):
+        lines.append("sensitivity: every block was left out of 2:4; nothing is sparse")
     return lines
 
 

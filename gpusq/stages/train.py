@@ -48,6 +48,11 @@ class Train(FineTuned):
 
         train = context.images(self.name).train
         loaded = load_model(self.model, classes=len(train.classes), seed=self.seed)
+        if loaded.description.task == "tensors":
+            raise UsageError(
+                "train needs a classifier or a detector", got=f"{self.model}: other outputs", do="use intake"
+            )
+        loaded.description = with_class_names(loaded.description, train.classes)
         state = dense_state(loaded)
         frozen = freeze(loaded.module, self.freeze)
         if frozen:
@@ -76,6 +81,12 @@ class Train(FineTuned):
     def ensures(self, parent: Artifact | None, out: Path, context: Context) -> None:
         """Finite weights, and a head that fits the images."""
         check_dense(out, context)
+
+
+def with_class_names(description: Any, classes: tuple[str, ...]) -> Any:
+    """The description with the images' class names where its own are mere numbers, as those of fresh heads are."""
+    numbers = tuple(str(i) for i in range(len(classes)))
+    return description.model_copy(update={"classes": classes}) if description.classes == numbers else description
 
 
 def freeze(module: Any, patterns: tuple[str, ...]) -> int:

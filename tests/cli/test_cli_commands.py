@@ -66,7 +66,16 @@ def test_compress_prints_a_table_and_writes_what_is_asked(chain: Chain, store: P
     assert html.read_text().startswith("<!doctype html>") or "<html" in html.read_text()[:200]
     assert len(json.loads(report.read_text())["rows"]) == 63
     shown = gpusq("report", "--store", store)
-    assert shown.stdout == result.stdout
+    assert result.stdout.startswith(shown.stdout)
+    lines = result.stdout[len(shown.stdout) :].splitlines()
+    assert [line.split(":")[0] for line in lines] == ["on a100-40gb", "on agx-orin-64gb"]
+    for line in lines:  # the bundle of the model and that of its twin, as they lie in the store
+        words = line.split()
+        bundle, twin = Path(words[words.index("build") + 1]), Path(words[words.index("--twin") + 1])
+        assert (bundle / "bundle.json").is_file()
+        assert (twin / "bundle.json").is_file()
+        assert any(layer["sparse"] for layer in json.loads((bundle / "layers.json").read_text()))
+        assert not any(layer["sparse"] for layer in json.loads((twin / "layers.json").read_text()))
 
 
 def test_require_ship_ends_with_one_where_it_does_not_ship(chain: Chain, store: Path) -> None:

@@ -46,6 +46,7 @@ def stand_in(running: list[str], *, available: tuple[str, ...] = tuple(PROVIDERS
         "InferenceSession": Session,
         "get_available_providers": lambda: [*available, "CPUExecutionProvider"],
         "seen": seen,
+        "__version__": "1.99",
     }.items():
         setattr(ort, name, value)
     return ort

@@ -92,7 +92,7 @@ def test_a_nan_leaves_one_too(pair: Pair, tmp_path: Path) -> None:
 
 
 def test_a_graph_that_does_not_parse_leaves_the_refusal(tmp_path: Path) -> None:
-    pair = make_pair(tmp_path / "store", fp16_onnx=qdq_model(half=True).replace(b"\"\x04Gelu", b"\"\x04Gulp"))
+    pair = make_pair(tmp_path / "store", fp16_onnx=qdq_model(half=True).replace(b'"\x04Gelu', b'"\x04Gulp'))
     found = failed(pair, tmp_path, machine_without_gpu(trt), UnsupportedNodeError, twin="none")
     assert found.failure is not None
     (at,) = found.failure.bundles

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gpusq.errors import UsageError
 from gpusq.reports.compare import compare, differences
-from gpusq.reports.rows import Row
+from gpusq.reports.rows import UNKNOWN_POWER_MODE, Conditions, Row
 from gpusq.reports.verdict import Criteria, Verdict, verdict
 from tests.reports.sample import DEVICES, row
 
@@ -115,6 +115,14 @@ def test_different_conditions_are_not_compared(change: dict[str, Any], words: st
     assert found.speedup is None
     with pytest.raises(UsageError, match=words):
         compare(rows[1], rows[0])
+
+
+def test_two_unknown_power_modes_are_not_compared() -> None:
+    conditions = {"date": "2026-01-02", **DEVICES["cpu"], "power_mode": UNKNOWN_POWER_MODE}
+    rows = [row.model_copy(update={"conditions": Conditions.model_validate(conditions)}) for row in pair(9, 1)]
+    found = judge(rows)
+    assert (found.decision, found.speedup) == ("undecided", None)
+    assert UNKNOWN_POWER_MODE in found.reason
 
 
 def test_different_runs_are_not_compared() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from datetime import datetime, timedelta, timezone
@@ -15,6 +16,8 @@ from gpusq.artifacts import open_artifact
 from gpusq.delivery import contents_of
 from gpusq.errors import UsageError
 from gpusq.finishing import read_receipt, write_receipt
+from tests.engines.conftest import qdq_model
+from tests.finishing.small import make_pair
 from tests.receipts import receipt, row
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -230,6 +233,23 @@ def test_the_host_part_for_real_on_a_tiny_model(tmp_path: Path) -> None:
     done = run("ci_verdict.sh", tmp_path / "none", tmp_path / "good", tmp_path / "base", tmp_path / "v2", **engines)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "v2/summary.md").read_text().count("**pass**") == 2
+
+
+def test_a_build_that_fails_leaves_its_receipt_for_the_upload(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="the rtx extra builds real engines without a GPU")
+    graph = qdq_model(half=True).replace(b'"\x04Gelu', b'"\x04Gulp')  # an operator that no library has
+    pair = make_pair(tmp_path / "store", fp16_onnx=graph)
+    shutil.copytree(pair.model.path, tmp_path / "bundles/model")
+    built = tmp_path / "built"
+    built.mkdir()
+    write_receipt(receipt(row(1.0)), built / "tiny-a100.receipt.json")  # of an earlier run in the same folder
+    done = run("ci_build.sh", "tiny-a100", tmp_path / "bundles", built, BUILDER="tensorrt-rtx")
+    assert done.returncode == 8, done.stdout + done.stderr
+    assert "why is in" in done.stderr
+    found = read_receipt(built / "tiny-a100.receipt.json")
+    assert found.failure is not None
+    assert found.failure.error.type == "UnsupportedNodeError"
+    assert not (built / "tiny-a100.engine").exists()
 
 
 def test_an_engine_that_the_matrix_does_not_name_is_refused(tmp_path: Path) -> None:

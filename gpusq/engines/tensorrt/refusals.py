@@ -26,8 +26,8 @@ _MENDS = (
     ("dedicated kernel", "export without the Attention operator (opset below 23)"),
 )
 _NO_IMPLEMENTATION = (
-    "replace the operator, keep its layer in float, or build this graph with torch-tensorrt; "
-    "the known limits are in `gpusq doctor`"
+    "replace the operator, keep its layer in float, or build the float model with torch-tensorrt (gpusq build MODEL "
+    "--builder torch-tensorrt, see docs/engines.md); the known limits are in `gpusq doctor`"
 )
 
 

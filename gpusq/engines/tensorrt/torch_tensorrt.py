@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 CONVERT = "convert_exported_program_to_serialized_trt_engine"
 MIB = 1 << 20
+OUTPUT = "output{}"
+"""How torch-tensorrt names the outputs of a plan, in the order in which the model returns them."""
 QUANTIZERS = "gpusq."
 """Namespace of the fake-quantize operators in an exported program."""
 
@@ -46,6 +48,11 @@ def build_exported(program: ExportedProgram, options: PlanOptions) -> BuiltPlan:
         except Exception as error:
             raise build_refusal([], [str(error) or repr(error)], "torch_tensorrt", memory.sample()) from error
     return _built(program, options, plan, torch_tensorrt, time.monotonic() - start, memory.peak_mib)
+
+
+def check_installed() -> None:
+    """Raise MissingExtraError without torch-tensorrt, EngineError where it does not start or is too old."""
+    _library()
 
 
 def _check(program: ExportedProgram, options: PlanOptions) -> None:

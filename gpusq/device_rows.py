@@ -31,9 +31,9 @@ def imported_rows(bundle: Artifact, context: Context, *, with_twin: bool = False
     for receipt in receipts_of(bundle, context.store):
         for engine in receipt.engines:
             source = held.get(engine.bundle)
-            if source is not None:
+            mine = [row for row in receipt.rows if row.artifact.digest == engine.engine]
+            if source is not None and mine:
                 accuracy = _device_accuracy(accuracy_of(source, context), engine.gate)
-                mine = [row for row in receipt.rows if row.artifact.digest == engine.engine]
                 rows += [row.model_copy(update={"accuracy": accuracy}) for row in mine]
     return rows
 

@@ -216,5 +216,5 @@ class MissingExtraError(GpusqError):
     def __init__(self, library: str, extra: str, purpose: str) -> None:
         super().__init__(
             f"{purpose} needs {library}, which is not installed",
-            do=f"run: pip install 'gpusq[{extra}]'",
+            do=f"in a clone of gpusq run: pip install '.[{extra}]'",
         )

@@ -47,9 +47,9 @@ def write_report(report: Report, *, json_path: Path | None, html_path: Path | No
     """Write the report where asked; returns the paths written. Raises UsageError for a folder, StoreError."""
     from gpusq.reports import html_page, report_to_json
 
-    for path in (json_path, html_path):
+    for path, name in ((json_path, "report.json"), (html_path, "report.html")):
         if path is not None and path.is_dir():
-            raise UsageError("a report is written to a file", got=f"{path}, a folder", do=f"give {path / 'report.html'}")
+            raise UsageError("a report is written to a file", got=f"{path}, a folder", do=f"give {path / name}")
     written = []
     for path, text in ((json_path, report_to_json), (html_path, html_page)):
         if path is not None:

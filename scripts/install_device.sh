@@ -49,7 +49,7 @@ check_prefix() {
   local kept
   for kept in "$(realpath -m "$source")" "$here"; do
     case $kept/ in
-      "${prefix%/}"/*) refuse "--prefix $prefix holds the sources, which the installation would delete" \
+      "${prefix%/}/"*) refuse "--prefix $prefix holds the sources, which the installation would delete" \
         "choose a folder of its own, such as ~/.local/gpusq" ;;
     esac
   done

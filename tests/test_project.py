@@ -182,7 +182,7 @@ def test_the_light_rooms_start_without_heavy_libraries() -> None:
 def test_extras_are_the_documented_ones() -> None:
     assert set(PROJECT["optional-dependencies"]) == EXTRAS
     readme = (ROOT / "README.md").read_text()
-    assert set(re.findall(r"gpusq\[(\w+)\]", readme)) <= EXTRAS
+    assert set(re.findall(r"\.\[(\w+)\]", readme)) <= EXTRAS
 
 
 def test_the_base_install_is_free_of_heavy_libraries() -> None:

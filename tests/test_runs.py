@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gpusq.artifacts import durable
-from gpusq.errors import ArtifactError, ArtifactNotFoundError, NewerSchemaError, StoreFullError
+from gpusq.errors import ArtifactError, ArtifactNotFoundError, NewerSchemaError, StoreFullError, UsageError
 from gpusq.reports import Report
 from gpusq.runs import keep_report, read_report, write_report
 from tests.chain import Chain, tree
@@ -77,3 +77,16 @@ def test_no_space_leaves_the_old_report(report: Report, tmp_path: Path, monkeypa
     with pytest.raises(StoreFullError, match="No space left"):
         keep_report(report.model_copy(update={"title": "other"}), tmp_path, "one")
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("place", [".", "", "/", "folder"])
+def test_a_folder_is_refused_before_anything_is_written(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UsageError, match="written to a file"):
+        write_report(report, json_path=tmp_path / "r.json", html_path=Path(place))
+    with pytest.raises(UsageError, match=r"written to a file.*report\.json"):
+        write_report(report, json_path=Path(place), html_path=tmp_path / "r.html")
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]

@@ -132,4 +132,13 @@ published row says what a ViT takes in another mode than the maker's own, so the
 Measure ten layers on your device and run `gpusq calibrate`: the table of anchors shows what that is worth.
 It fits each path from the target's own parameters and from textbook values, keeps the one with the lower error on
 rows not seen, and changes nothing unless it beats the target there on at least three rows.
+
+Tables for `gpusq predict FILE.csv` have one of these headers, or one with the columns of both (a later line that
+begins with kind is a new header; other columns pass through):
+
+    kind,device,dtype,sparsity,m,n,k
+    kind,device,dtype,sparsity,layers,width,heads,mlp,tokens,batch
+
+kind is gemm or encoder, device a target's name or file, sparsity dense or 2:4. With fewer than nine held-out rows
+`gpusq calibrate` never narrows a path's interval: it is at least that of the target and the largest error seen.
 """.splitlines()

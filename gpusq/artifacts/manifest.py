@@ -212,7 +212,7 @@ def check_schema(version: object, path: Path) -> None:
         raise NewerSchemaError(
             f"{path}: this gpusq reads schema {SCHEMA_VERSION} and older",
             got=f"schema {version}",
-            do="upgrade gpusq: pip install --upgrade gpusq",
+            do="upgrade gpusq",
         )
 
 

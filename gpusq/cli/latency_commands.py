@@ -14,20 +14,29 @@ if TYPE_CHECKING:
     from gpusq.targets import Target
 
 Model = Annotated[
-    str | None, typer.Argument(help="ONNX file (.onnx), table of questions (.csv), or an artifact of the store.")
+    str | None,
+    typer.Argument(
+        metavar="FILE", help="ONNX file (.onnx), table of questions (.csv, columns below), or an artifact of the store."
+    ),
 ]
 Gemms = Annotated[list[str] | None, typer.Option("--gemm", help="One product [M, K] x [K, N] as MxNxK; repeatable.")]
-Dtype = Annotated[str, typer.Option("--dtype", help="Of --gemm: fp32, fp16, bf16, int8, fp8 or int4.")]
-Sparsity = Annotated[str, typer.Option("--sparsity", help="Of --gemm: dense or 2:4.")]
+Dtype = Annotated[
+    str | None, typer.Option("--dtype", help="Of --gemm: fp32, fp16, bf16, int8, fp8 or int4. Default: fp16.")
+]
+Sparsity = Annotated[str | None, typer.Option("--sparsity", help="Of --gemm: dense or 2:4. Default: dense.")]
 Targets = Annotated[
     list[str] | None,
-    typer.Option("--target", "-t", help="a100, h200, agx-orin@30W, ... or a .toml file; repeatable. Default: a100."),
+    typer.Option(
+        "--target",
+        "-t",
+        help="a100, h200, agx-orin@30W, ... or a .toml file; repeatable. Default: an artifact's own, or a100.",
+    ),
 ]
 Batches = Annotated[
-    list[int] | None, typer.Option("--batch", "-b", min=1, max=65536, help="Repeatable. Default: 1, 8, 32.")
+    list[int] | None, typer.Option("--batch", "-b", min=1, max=65536, help="Of a model; repeatable. Default: 1, 8, 32.")
 ]
 Base = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--base", help="What is not INT8 runs in: fp16, fp32, bf16; auto: as the file has it; FP16 for --break-even."
     ),
@@ -37,7 +46,7 @@ Shapes = Annotated[
 ]
 BreakEven = Annotated[bool, typer.Option("--break-even", help="From which batch 2:4 and INT8 pay (batches 1 to 256).")]
 Html = Annotated[Path | None, typer.Option("--html", help="Write the curves against batch as a page (--break-even).")]
-CsvOut = Annotated[Path | None, typer.Option("--out", help="Write the rows as CSV here.")]
+CsvOut = Annotated[Path | None, typer.Option("--out", help="Write the rows as CSV here (.csv).")]
 AllLayers = Annotated[bool, typer.Option("--all-layers", help="List every layer, not groups of equal ones.")]
 
 CalibrationTarget = Annotated[
@@ -45,7 +54,10 @@ CalibrationTarget = Annotated[
 ]
 Points = Annotated[
     Path | None,
-    typer.Option("--csv", help="Measured rows (gpu,dtype,sparsity,m,n,k,latency_us) instead of a device."),
+    typer.Option(
+        "--csv",
+        help="Measured rows (gpu,dtype,sparsity,m,n,k,latency_us) instead of a device.",
+    ),
 ]
 TargetOut = Annotated[Path, typer.Option("--out", help="The new target file (.toml).")]
 Holdout = Annotated[
@@ -62,24 +74,33 @@ Name = Annotated[
     str, typer.Option("--name", help="Name of the new target. Default: that of --target with -calibrated.")
 ]
 
-BASES = ("auto", "fp16", "fp32", "bf16")
+PREDICT_COLUMNS = """Columns of a .csv FILE, one row a question (the names in any order, other columns pass through).
+Single products, kind gemm:
+kind,device,dtype,sparsity,m,n,k
+Whole encoders, kind encoder:
+kind,device,dtype,sparsity,layers,width,heads,mlp,tokens,batch
+Both kinds may share a header with the columns of both; a later line that begins with kind is a new header."""
 DEFAULT_BATCHES = (1, 8, 32)
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    app.command("predict", help="Predict latency: one GEMM, an ONNX file, a CSV of questions, or an artifact.")(predict)
+    app.command(
+        "predict",
+        help="Predict latency: one GEMM, an ONNX file, a CSV of questions, or an artifact.",
+        epilog=PREDICT_COLUMNS,
+    )(predict)
     app.command("calibrate", help="Fit a target's parameters to a few measurements, here or from a CSV.")(calibrate)
 
 
 def predict(
     model: Model = None,
     gemm: Gemms = None,
-    dtype: Dtype = "fp16",
-    sparsity: Sparsity = "dense",
+    dtype: Dtype = None,
+    sparsity: Sparsity = None,
     target: Targets = None,
     batch: Batches = None,
-    base: Base = "auto",
+    base: Base = None,
     shape: Shapes = None,
     break_even: BreakEven = False,
     html: Html = None,
@@ -92,46 +113,39 @@ def predict(
     from gpusq.cli.output import refusals
 
     with refusals(json):
-        _check_asked(model, gemm, target, base, break_even, html)
-        names = list(dict.fromkeys(target or ["a100"]))
+        given: dict[str, Any] = {
+            "--dtype": dtype,
+            "--sparsity": sparsity,
+            "--target": target,
+            "--batch": batch,
+            "--base": base,
+        }
+        given |= {"--shape": shape, "--break-even": break_even, "--html": html, "--all-layers": all_layers}
+        _check(model, gemm or [], given, out)
+        names = list(dict.fromkeys(target or []))
         if gemm or (model or "").endswith(".csv"):
-            _predict_rows(model, gemm or [], dtype, sparsity, names, out, json)
+            form = (dtype or "fp16", sparsity or "dense")
+            _predict_rows(model, gemm or [], form, names or ["a100"], out, json)
             return
         from gpusq.cli.latency_subjects import subject_of
-        from gpusq.targets import load_target
 
-        targets = [load_target(name) for name in names]
         subject = subject_of(model or "", shape or [], store)
         batches = tuple(dict.fromkeys(batch or DEFAULT_BATCHES))
-        _predict_model(subject, targets, batches, base, (break_even, html, out, all_layers, json))
+        shown = (break_even, html, out, all_layers, json)
+        _predict_model(subject, subject.targets(names), batches, base or "auto", shown)
 
 
-def _check_asked(
-    model: str | None, gemm: list[str] | None, target: list[str] | None, base: str, break_even: bool, html: Path | None
-) -> None:
-    import difflib
+def _check(model: str | None, gemm: list[str], given: dict[str, Any], out: Path | None) -> None:
+    from gpusq.cli.latency_questions import check_asked, check_written
 
-    from gpusq.errors import UsageError
-
-    if bool(model) == bool(gemm):
-        raise UsageError(
-            "predict takes one of: an .onnx file, a .csv table, an artifact, or --gemm MxNxK",
-            got="both" if model else "none",
-            do="give one of them",
-        )
-    if base not in BASES:
-        near = difflib.get_close_matches(base, BASES, n=1, cutoff=0.0)[0]
-        raise UsageError(f"--base is one of {', '.join(BASES)}", got=repr(base), do=f"nearest: {near}")
-    if target and (model or "").endswith(".csv"):
-        raise UsageError("a table names its own devices", got="--target beside a .csv", do="leave --target out")
-    if html and not break_even:
-        raise UsageError("--html shows the curves of --break-even", got="--html alone", do="add --break-even")
-    if break_even and (gemm or (model or "").endswith(".csv")):
-        raise UsageError("--break-even takes a model", got="single rows", do="name an .onnx file or an artifact")
+    check_asked(model, gemm, given)
+    inputs = [model, *(given["--target"] or [])]
+    check_written("--out", out, (".csv",), inputs)
+    check_written("--html", given["--html"], (".html", ".htm"), [*inputs, out])
 
 
 def _predict_rows(
-    model: str | None, gemms: list[str], dtype: str, sparsity: str, names: list[str], out: Path | None, json: bool
+    model: str | None, gemms: list[str], form: tuple[str, str], names: list[str], out: Path | None, json: bool
 ) -> None:
     from gpusq.cli.latency_subjects import parsed_gemm
     from gpusq.cli.latency_tables import rows_table, write_rows
@@ -142,7 +156,8 @@ def _predict_rows(
         questions = read_questions(Path(model))
     else:
         asked = [(name, parsed_gemm(text)) for name in names for text in gemms]
-        questions = [Question("gemm", name, dtype.lower(), sparsity.lower(), sizes, {}, "") for name, sizes in asked]
+        dtype, sparsity = (word.lower() for word in form)
+        questions = [Question("gemm", name, dtype, sparsity, sizes, {}, "") for name, sizes in asked]
         for question in questions:
             check_question(question)
     rows = answered_rows(questions, answer_all(questions))
@@ -194,6 +209,9 @@ def calibrate(
     from gpusq.cli.output import print_json, progress_lines, refusals
 
     with refusals(json):
+        from gpusq.cli.latency_questions import check_written
+
+        check_written("--out", out, (".toml",), [csv, target])
         from gpusq.latency.calibrate import calibrated, write_target
         from gpusq.latency.device_points import measure_points
         from gpusq.latency.points import read_points

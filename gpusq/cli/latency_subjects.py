@@ -16,10 +16,15 @@ if TYPE_CHECKING:
     from gpusq.targets import Target
     from gpusq.workload import Layer, Workload
 
+DEFAULT_TARGET = "a100"
+
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to predict. precision: of what is not quantized, as the file has it; None: what the target runs best."""
+    """A model to predict. precision: of what is not quantized, as the file has it; None: what the target runs best.
+
+    target: the name of the target that an artifact was sealed for, "" for none.
+    """
 
     title: str
     kind: str
@@ -29,6 +34,20 @@ class Subject:
     int8_attention: bool = False
     unknown: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    target: str = ""
+
+    def targets(self, asked: Sequence[str]) -> list[Target]:
+        """Those asked for, else the artifact's own, else an A100. Raises UnknownTargetError."""
+        from gpusq.errors import UnknownTargetError
+        from gpusq.targets import load_target
+
+        try:
+            return [load_target(name) for name in asked or [self.target or DEFAULT_TARGET]]
+        except UnknownTargetError as error:
+            if asked:
+                raise
+            what = f"{self.title} was made for the target {self.target}: {error.what}"
+            raise UnknownTargetError(what, got=error.got, do="give its target file, --target FILE.toml") from error
 
     def base(self, target: Target, asked: str) -> str:
         """fp32, fp16 or bf16: as asked, else as in the file, else fp16; a CPU runs fp32."""
@@ -128,7 +147,8 @@ def _artifact_subject(reference: str, store: Path) -> Subject:
             "predict takes an artifact of a model", got=artifact.kind, do="name a dense, sparse, quantized or onnx one"
         )
     title = f"{artifact.kind} {artifact.digest[:12]}"
-    return Subject(title, artifact.kind, read_workload(artifact), read_layers(artifact))
+    sealed_for = artifact.manifest.target or ""
+    return Subject(title, artifact.kind, read_workload(artifact), read_layers(artifact), target=sealed_for)
 
 
 def parsed_shapes(shapes: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -161,7 +181,8 @@ def _size(part: str, text: str) -> int:
 
 
 def operators(found: Prediction) -> list[dict[str, Any]]:
-    """Each operator of a prediction as plain data."""
+    """Each operator of a prediction as plain data, and the engine's start; `us` add up to the latency, `share` to 1."""
+    whole = 1e3 * found.latency_ms or 1.0
     return [
         {
             "name": op.name,
@@ -169,8 +190,8 @@ def operators(found: Prediction) -> list[dict[str, Any]]:
             "low_us": op.low_us,
             "high_us": op.high_us,
             "bound": op.bound,
-            "share": op.share,
+            "share": op.us / whole,
             "scaled": op.scaled,
         }
-        for op in found.ops
+        for op in (*found.ops, found.rest)
     ]

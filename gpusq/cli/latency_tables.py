@@ -144,7 +144,7 @@ def _latency_table(found: Found) -> Any:
 
 
 def _layer_table(target: str, run: Prediction, all_layers: bool) -> Any:
-    """Operators by time; those whose names differ only in a block's index are added up."""
+    """Operators by time, then the engine's start; those whose names differ only in a block's index are added up."""
     from rich.table import Table
 
     from gpusq.forecast import without_index
@@ -153,6 +153,7 @@ def _layer_table(target: str, run: Prediction, all_layers: bool) -> Any:
     table = Table(title=f"{target}, batch {run.batch}: predicted time by operator", title_justify="left")
     for name in ("operator", "us", "90 % interval", "bound", "share"):
         table.add_column(name, justify="left" if name in ("operator", "bound") else "right", overflow="fold")
+    whole = 1e3 * run.latency_ms or 1.0
     groups: dict[tuple[str, str], list[Any]] = {}
     for op in run.ops:
         groups.setdefault((op.name if all_layers else without_index(op.name), op.bound), []).append(op)
@@ -162,14 +163,14 @@ def _layer_table(target: str, run: Prediction, all_layers: bool) -> Any:
     for (name, bound), mine in ranked if all_layers else ranked[:TOP]:
         us, low, high = (sum(getattr(op, key) for op in mine) for key in ("us", "low_us", "high_us"))
         label = f"{name} x{len(mine)}" if len(mine) > 1 else name
-        table.add_row(
-            label, f"~{figure(us)}", f"{figure(low)} to {figure(high)}", bound, percent(sum(o.share for o in mine))
-        )
+        table.add_row(label, f"~{figure(us)}", f"{figure(low)} to {figure(high)}", bound, percent(us / whole))
     if not all_layers and len(ranked) > TOP:
         rest = [op for _, mine in ranked[TOP:] for op in mine]
-        table.add_row(
-            f"{len(rest)} further", f"~{figure(sum(o.us for o in rest))}", "", "", percent(sum(o.share for o in rest))
-        )
+        us = sum(op.us for op in rest)
+        table.add_row(f"{len(rest)} further", f"~{figure(us)}", "", "", percent(us / whole))
+    rest_us = run.rest
+    interval = f"{figure(rest_us.low_us)} to {figure(rest_us.high_us)}"
+    table.add_row(rest_us.name, f"~{figure(rest_us.us)}", interval, rest_us.bound, percent(rest_us.us / whole))
     return table
 
 

@@ -132,7 +132,10 @@ def gpu_findings(gpu: Gpu, machine: Machine) -> list[Finding]:
 
 def _capability(gpu: Gpu) -> Finding:
     if gpu.capability is None:
-        mend = "pip install 'gpusq[gpu]' (cuda-python asks the device); in a container check that the GPU is passed in"
+        mend = (
+            "pip install '.[gpu]' in a clone of gpusq (cuda-python asks the device); "
+            "in a container check that the GPU is passed in"
+        )
         return Finding("compute capability", "absent", "nothing here tells it", mend)
     return Finding("compute capability", "ok", gpu.capability)
 

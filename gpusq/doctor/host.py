@@ -79,4 +79,5 @@ def _library(machine: Machine, name: str, extra: str, purpose: str) -> Finding:
     found = machine.installed(name)
     if found is not None:
         return Finding(name, "ok", f"{found}, for {purpose}")
-    return Finding(name, "absent", f"not installed; needed for {purpose}", f"pip install 'gpusq[{extra}]'")
+    mend = f"pip install '.[{extra}]' in a clone of gpusq"
+    return Finding(name, "absent", f"not installed; needed for {purpose}", mend)

@@ -16,8 +16,8 @@ LIBRARIES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("tensorrt_lean", ("tensorrt-lean-cu13", "tensorrt-lean-cu12", "tensorrt_lean"), "running engines only"),
 )
 INSTALL = {
-    "tensorrt": "pip install 'gpusq[tensorrt]'",
-    "tensorrt_rtx": "pip install 'gpusq[rtx]'",
+    "tensorrt": "pip install '.[tensorrt]' in a clone of gpusq",
+    "tensorrt_rtx": "pip install '.[rtx]' in a clone of gpusq",
     "tensorrt_lean": "not needed by gpusq; pip install tensorrt-lean-cu13 where only the runtime is wanted",
 }
 ON_JETSON = "sudo apt install nvidia-jetpack, and make the virtual environment with --system-site-packages"

@@ -123,7 +123,8 @@ def write_bundle(
     """Write a bundle into `directory` (created, or empty); the same arguments give the same bytes.
 
     target: facts of the device, JSON-able, with "name" and "title". pixel_values [n, C, H, W] and logits [n, classes]
-    of the torch model (None for a model without them), n >= 1. rtx_checks: dumped without their times. tolerance: relative, of the largest logit.
+    of the torch model (None for a model without them), n >= 1. rtx_checks: dumped without their times. tolerance:
+    relative, of the largest logit.
     extra: further files, such as model.json. more_outputs: expected outputs beside the logits, [n, ...] each.
     Raises UsageError for samples that do not belong together.
     """

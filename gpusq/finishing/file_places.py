@@ -19,8 +19,6 @@ def check_file_place(file: Path, option: str, outs: Sequence[Path]) -> None:
     if file.is_dir():
         raise UsageError(f"{option} names a file", got=f"{file}, a folder", do=f"give {option} {file / 'FILE.json'}")
     folder = file.absolute().parent.resolve()
-    if not folder.is_dir():
-        raise UsageError(f"the folder of {option} must be there", got=str(folder), do=f"make it: mkdir -p {folder}")
     above = (folder, *folder.parents)
     sealed = {out.resolve() for out in outs} & {folder / file.name, *above}
     sealed |= {place for place in above if (place / MANIFEST_NAME).is_file()}
@@ -30,6 +28,8 @@ def check_file_place(file: Path, option: str, outs: Sequence[Path]) -> None:
             got=f"{file} in {min(sealed)}",
             do="choose a path beside them",
         )
+    if not folder.is_dir():
+        raise UsageError(f"the folder of {option} must be there", got=str(folder), do=f"make it: mkdir -p {folder}")
     _try(folder, file, option)
 
 

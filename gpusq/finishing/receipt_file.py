@@ -212,7 +212,7 @@ def open_receipt(fields: Any, where: str) -> Receipt:
         raise NewerSchemaError(
             f"{where}: this gpusq reads receipts of schema {SCHEMA_VERSION} and older",
             got=f"schema {version}",
-            do="upgrade gpusq: pip install --upgrade gpusq",
+            do="upgrade gpusq",
         )
     try:
         whole = fields.get("sha256") == seal_of(fields)

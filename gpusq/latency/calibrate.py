@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from gpusq.errors import UsageError
 from gpusq.latency.engine_fit import fit_engine
 from gpusq.latency.engine_fit import ln_errors as engine_ln_errors
-from gpusq.latency.few_rows import ENOUGH, bands_of, half_width, kept_bands, widest
+from gpusq.latency.few_rows import half_width, widths
 from gpusq.latency.fit import fit_gemms, predicted_us
 from gpusq.latency.gemm import speed_of
-from gpusq.latency.held_out import FEWEST, PathResult, Split, held_out_split, split_rows
+from gpusq.latency.held_out import FEWEST, PathResult, held_out_split, split_rows
 from gpusq.latency.points import GemmPoint, Points, is_named, measured_of
 from gpusq.latency.target_toml import target_toml
-from gpusq.targets import Band, Fit, Target, load_target, read_target_file
+from gpusq.targets import Fit, Target, load_target, read_target_file
 from gpusq.targets.facts import TargetFile
 from gpusq.targets.target import parse_target_file
 
@@ -79,8 +79,6 @@ def calibrated(target_name: str, points: Points, *, holdout: float = 0.0, name: 
     origin += f" (sha256 {points.sha256[:12]})" if points.sha256 else ""
     notes = _other_device(target, points) + _left_out(points)
     origin += "".join(f"; {note}" for note in notes)
-    how = f"{holdout:.0%} of the shapes, not in the fit" if holdout else "leaving rows out in turn"
-    how += "; the fits were chosen by these rows, so their error is a little too small"
     fits, results = dict(target.fit), []
     for key, rows in points.by_path().items():
         _check_path(target, key)
@@ -91,6 +89,7 @@ def calibrated(target_name: str, points: Points, *, holdout: float = 0.0, name: 
     if points.encoders:
         engine, result = _engine_fit(fitted, points, holdout, origin)
         results.append(result)
+    how = _how(holdout, results)
     file = _file(target_name, target, fits, engine, name or f"{target.name.partition('@')[0]}-calibrated")
     libraries = {"gpusq": importlib.metadata.version("gpusq")} | points.conditions
     comments = (
@@ -145,6 +144,13 @@ def _check_holdout(points: Points, holdout: float) -> None:
         )
 
 
+def _how(holdout: float, results: Sequence[PathResult]) -> str:
+    if not any(result.tried for result in results):
+        return f"nothing was fitted, since a fit needs {FEWEST} held-out rows"
+    how = f"{holdout:.0%} of the shapes, not in the fit" if holdout else "leaving rows out in turn"
+    return f"{how}; the fits were chosen by these rows, so their error is a little too small"
+
+
 def _shown(share: float | None) -> str:
     return "not known" if share is None else f"{100 * share:.1f} %"
 
@@ -181,7 +187,7 @@ def _path_fit(
         return np.log(predicted_us(measured.gemms, speed, model) / measured.us)
 
     split = held_out_split(rows, holdout, {OWN_PRIOR: fit, TEXTBOOK_PRIOR: anew}, errors, start)
-    error, bands = _widths(split, errors(split.chosen, split.inside), start)
+    error, bands = widths(split, errors(split.chosen, split.inside), start)
     said = (
         f"{len(split.inside)} rows of {key}; held-out error {_shown(split.told)}; {_choice(split.prior, split.tried)}"
     )
@@ -189,23 +195,6 @@ def _path_fit(
     source = f"{origin}; {said}; from the facts of {target.name}"
     update = {"error_p90": error, "bands": bands, "source": source, "scaled": scaled}
     return split.chosen.model_copy(update=update), split.result(key, errors, start, rows, error)
-
-
-def _widths(split: Split, fitted: Floats, start: Fit) -> tuple[float, tuple[Band, ...]]:
-    """(error_p90, bands) of the parameters chosen; fitted: their ln errors on the rows of the fit.
-
-    Where few rows changed the parameters, one width: predictions moved, so the start's bands no longer fit the sizes.
-    """
-    if len(split.unseen) < ENOUGH:
-        if split.kept_prior:
-            seen = np.concatenate([split.unseen, fitted])
-            return half_width(split.unseen, fitted, start.error_p90), kept_bands(start.bands, seen)
-        return half_width(split.unseen, fitted, widest(start.error_p90, start.bands)), ()
-    unseen_us, fitted_us = (
-        np.array([row.us for row in rows]) * np.exp(off)
-        for rows, off in ((split.left, split.unseen), (split.inside, fitted))
-    )
-    return half_width(split.unseen, fitted, start.error_p90), bands_of(unseen_us, split.unseen, fitted_us, fitted)
 
 
 def _engine_fit(target: Target, points: Points, holdout: float, origin: str) -> tuple[Any, PathResult]:

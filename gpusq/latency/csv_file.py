@@ -25,7 +25,8 @@ class Record:
     def text(self, column: str) -> str:
         """A cell that must not be empty. Raises TableError."""
         if column not in self.cells:
-            raise TableError(f"{self.header} has a column {column}", got=_columns(self.cells), do=f"add the column {column} to the header")
+            do = f"add the column {column} to the header"
+            raise TableError(f"{self.header} has a column {column}", got=_columns(self.cells), do=do)
         if not self.cells[column]:
             raise TableError(f"{self.place}, column {column} is filled", got="an empty cell", do="fill it")
         return self.cells[column]

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from gpusq.latency.held_out import Split
 from gpusq.latency.interval import LEAST_IN_BAND, conformal_quantile, error_bands
-from gpusq.targets import Band
+from gpusq.targets import Band, Fit
 
 Floats = NDArray[np.float64]
 ENOUGH = 9
@@ -32,6 +33,23 @@ def half_width(unseen: Floats, fitted: Floats, shipped: float) -> float:
 def widest(error: float, bands: Sequence[Band]) -> float:
     """The largest half-width of a path."""
     return max([error, *(band.ln_error for band in bands)])
+
+
+def widths(split: Split, fitted: Floats, start: Fit) -> tuple[float, tuple[Band, ...]]:
+    """(error_p90, bands) of the chosen parameters of a path of GemmPoints; fitted: their ln errors on its inside rows.
+
+    Where few rows changed the parameters, one width: predictions moved, so the start's bands no longer fit the sizes.
+    """
+    if len(split.unseen) < ENOUGH:
+        if split.kept_prior:
+            seen = np.concatenate([split.unseen, fitted])
+            return half_width(split.unseen, fitted, start.error_p90), kept_bands(start.bands, seen)
+        return half_width(split.unseen, fitted, widest(start.error_p90, start.bands)), ()
+    unseen_us, fitted_us = (
+        np.array([row.us for row in rows]) * np.exp(off)
+        for rows, off in ((split.left, split.unseen), (split.inside, fitted))
+    )
+    return half_width(split.unseen, fitted, start.error_p90), bands_of(unseen_us, split.unseen, fitted_us, fitted)
 
 
 def kept_bands(bands: Sequence[Band], errors: Floats) -> tuple[Band, ...]:

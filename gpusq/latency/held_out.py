@@ -21,9 +21,9 @@ class PathResult:
     """One fitted path (or "engine"): rows, and mean absolute errors as shares of 1.
 
     before: of the target calibrated from, on the held-out rows where held_out is known (so that the two compare), else
-    on all. fitted: of the parameters chosen, on the rows of the fit. held_out: on rows
-    that the fit did not see, None for fewer than FEWEST. interval: factor of the 90 % interval. kept_prior: no fit did
-    better on rows that it did not see than the target it started from, or these were too few; its parameters stay.
+    on all. fitted: of the parameters chosen, on the rows of the fit. held_out: on rows that the fit did not see, None
+    for fewer than FEWEST. interval: factor of the 90 % interval. kept_prior: no fit did better on rows that it did not
+    see than the target it started from, or these were too few; its parameters stay.
     prior: where the chosen fit started, "" if none was. tried: held-out error of each fit, by its prior.
     """
 

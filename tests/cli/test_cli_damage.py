@@ -151,7 +151,7 @@ def test_ctrl_c_has_its_own_code_and_leaves_nothing(chain: Chain, store: Path, m
 def test_finishing_a_bundle_without_tensorrt(chain: Chain, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     bundle = store / "artifacts" / chain.artifact("build", target="a100-40gb").path.name
-    refused(store, "MissingExtraError", 9, ("tensorrt", "gpusq[tensorrt]"), "build", bundle)
+    refused(store, "MissingExtraError", 9, ("tensorrt", ".[tensorrt]"), "build", bundle)
 
 
 def test_a_damaged_bundle_is_refused_before_tensorrt_is_looked_for(chain: Chain, store: Path) -> None:

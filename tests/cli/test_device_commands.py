@@ -67,7 +67,7 @@ def test_as_json_and_by_its_name_in_the_store(sealed: Pair, tmp_path: Path) -> N
 def test_refusals_name_the_next_step(sealed: Pair, tmp_path: Path) -> None:
     bundle = sealed.model.path
     assert refusal("build", bundle, "--builder", "magic", cwd=tmp_path, code=2)["type"] == "UsageError"
-    assert "gpusq[tensorrt]" in refusal("build", bundle, cwd=tmp_path, code=9)["do"]
+    assert ".[tensorrt]" in refusal("build", bundle, cwd=tmp_path, code=9)["do"]
     rtx = ("--builder", "tensorrt-rtx")
     sparse = refusal("build", bundle, *rtx, "--require-sparse", "0.5", cwd=tmp_path, code=7)
     assert sparse["type"] == "SparseShareError"
@@ -84,6 +84,28 @@ def test_refusals_name_the_next_step(sealed: Pair, tmp_path: Path) -> None:
     (changed / "model.fp16.onnx").write_bytes(b"another graph")
     assert refusal("build", changed, *rtx, cwd=tmp_path, code=5)["type"] == "TamperedArtifactError"
     assert not list(tmp_path.glob("engine*"))
+
+
+@pytest.mark.parametrize("way", ["folder", "store"])
+def test_too_few_sparse_kernels_end_with_7_for_people_too(sealed: Pair, tmp_path: Path, way: str) -> None:
+    reference = sealed.model.path if way == "folder" else f"bundle-{sealed.model.digest[:12]}"
+    command = ("build", reference, "--store", sealed.store.root, "--builder", "tensorrt-rtx", "--require-sparse", "0.5")
+    done = gpusq(*command, "--receipt", "r.json", cwd=tmp_path, code=7)
+    assert "gpusq: SparseShareError: at least 50%" in done.stderr
+    assert json.loads((tmp_path / "r.json").read_text())["failure"]["error"]["exit_code"] == 7
+    again = gpusq(*command, "--receipt", "r.json", cwd=tmp_path, code=7)  # over the receipt of the run before
+    assert "SparseShareError" in again.stderr
+
+
+def test_what_is_not_there_is_not_found_and_what_is_other_is_changed(sealed: Pair, tmp_path: Path) -> None:
+    nowhere, other = tmp_path / "nope", tmp_path / "other"
+    other.mkdir()
+    (other / "holiday.txt").touch()
+    store = ("--store", sealed.store.root)
+    for command in (("verify", nowhere, *store), ("doctor", "--bundle", nowhere), ("show", nowhere, *store)):
+        assert refusal(*command, cwd=tmp_path, code=5)["type"] == "ArtifactNotFoundError"
+    for command in (("verify", other, *store), ("doctor", "--bundle", other)):
+        assert refusal(*command, cwd=tmp_path, code=5)["type"] == "TamperedArtifactError"
 
 
 def test_bench_of_an_engine_that_cannot_run_here_is_refused_clearly(sealed: Pair, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import onnx
 import pytest
 
+from gpusq.artifacts import Store
 from gpusq.targets import load_target
 from tests.chain import Chain
 from tests.cli.commands import ROOT, gpusq, gpusq_json
@@ -75,8 +76,9 @@ def test_an_onnx_file_per_layer(onnx_file: Path) -> None:
         ("cpu", 1),
         ("cpu", 8),
     ]
-    (operator,) = found["rows"][0]["operators"]
-    assert operator["name"] == "fc"
+    operator, rest = found["rows"][0]["operators"]
+    assert (operator["name"], rest["name"]) == ("fc", "start and gaps")
+    assert "start and gaps" in gpusq("predict", onnx_file).output
     assert operator["low_us"] < operator["us"] < operator["high_us"]
     assert found["rows"][0]["precision"] == "fp32"
     assert gpusq_json("predict", onnx_file, "--base", "fp16")["rows"][0]["precision"] == "fp16"
@@ -173,6 +175,20 @@ REFUSED = [
     (("predict", "onnx-123456", "--store", "/nowhere"), "ArtifactNotFoundError", "no store"),
     (("predict", "m.onnx", "--html", "p.html"), "UsageError", "--break-even"),
     (("predict", "m.onnx", "--base", "fp17"), "UsageError", "one of"),
+    (("predict", "--gemm", "8x8x8", "-b", "8"), "UsageError", "--batch means nothing beside --gemm"),
+    (("predict", "--gemm", "8x8x8", "--base", "fp32"), "UsageError", "--base means nothing beside --gemm"),
+    (("predict", "--gemm", "8x8x8", "--all-layers"), "UsageError", "--all-layers means nothing"),
+    (("predict", "rows.csv", "-b", "8"), "UsageError", "--batch means nothing beside a .csv"),
+    (("predict", "rows.csv", "--dtype", "int8"), "UsageError", "--dtype means nothing beside a .csv"),
+    (("predict", "m.onnx", "--dtype", "int8"), "UsageError", "--base names the precision"),
+    (("predict", "m.onnx", "--sparsity", "2:4"), "UsageError", "--sparsity means nothing beside a model"),
+    (("predict", "m.csv", "--out", "m.csv"), "UsageError", "never overwrites an input"),
+    (("predict", "m.csv", "--out", "./m.csv"), "UsageError", "never overwrites an input"),
+    (("predict", "m.onnx", "--out", "m.onnx"), "UsageError", "never overwrites an input"),
+    (("predict", "m.onnx", "--out", "other.onnx"), "UsageError", "ends in .csv"),
+    (("predict", "m.onnx", "--break-even", "--html", "other.onnx"), "UsageError", "ends in .html"),
+    (("calibrate", "-t", "a100", "--csv", "points.toml", "--out", "points.toml"), "UsageError", "never overwrites"),
+    (("calibrate", "-t", "mine.toml", "--out", "mine.toml"), "UsageError", "never overwrites"),
     (("calibrate", "-t", "nothing", "--out", "x.toml"), "UnknownTargetError", "name"),
     (("calibrate", "-t", "a100", "--csv", "absent.csv", "--out", "x.toml"), "TableError", "can be read"),
 ]
@@ -232,3 +248,97 @@ def test_predict_imports_neither_torch_nor_onnx_for_rows(onnx_file: Path) -> Non
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_an_input_is_left_as_it_was_under_every_name_of_it(onnx_file: Path, tmp_path: Path) -> None:
+    before, link, hard = onnx_file.read_bytes(), tmp_path / "link.csv", tmp_path / "hard.csv"
+    link.symlink_to(onnx_file)
+    hard.hardlink_to(onnx_file)
+    for out in (onnx_file, link, hard):
+        assert refusal("predict", onnx_file, "--out", out)["type"] == "UsageError"
+    assert onnx_file.read_bytes() == before
+    out = tmp_path / "out.csv"
+    for _ in range(2):  # an earlier answer may be replaced
+        assert gpusq("predict", onnx_file, "--out", out).exit_code == 0
+    assert list(csv.DictReader(out.read_text(encoding="utf-8").splitlines()))
+
+
+@pytest.mark.parametrize("target", ["a100", "agx-orin@30W", "cpu"])
+def test_the_operators_and_the_start_add_up_to_the_model(chain: Chain, target: str) -> None:
+    path = chain.artifact("export").path / "model.fp32.onnx"
+    for row in gpusq_json("predict", path, "-t", target, "-b", 1, "-b", 8)["rows"]:
+        assert sum(op["us"] for op in row["operators"]) == pytest.approx(row["latency_us"], rel=1e-5)
+        assert sum(op["share"] for op in row["operators"]) == pytest.approx(1)
+        rest = row["operators"][-1]
+        assert rest["name"] == "start and gaps"
+        assert rest["us"] == pytest.approx(load_target(target).engine.start_us, rel=1e-6, abs=1e-6)
+
+
+def test_an_artifact_made_for_a_target_is_predicted_there(chain: Chain) -> None:
+    engines = [artifact for artifact in Store(chain.root).artifacts() if artifact.manifest.target]
+    assert engines
+    for artifact in engines:
+        found = gpusq_json("predict", artifact.path, "-b", 1)
+        assert {row["device"] for row in found["rows"]} == {artifact.manifest.target}
+        elsewhere = gpusq_json("predict", artifact.path, "-b", 1, "-t", "h200")
+        assert {row["device"] for row in elsewhere["rows"]} == {"h200"}
+    unbound = gpusq_json("predict", chain.artifact("export").path, "-b", 1)
+    assert {row["device"] for row in unbound["rows"]} == {load_target("a100").name}
+
+
+def test_a_target_that_is_not_known_here_asks_for_its_file() -> None:
+    from gpusq.cli.latency_subjects import Subject
+    from gpusq.errors import UnknownTargetError
+    from gpusq.workload import Workload
+
+    subject = Subject("bundle 123", "bundle", Workload((3, 8, 8), (), 0), (), target="board-of-mine")
+    with pytest.raises(UnknownTargetError, match=r"made for the target board-of-mine.*--target FILE.toml"):
+        subject.targets([])
+    assert [target.name for target in subject.targets(["h200"])] == ["h200"]
+
+
+def test_help_and_page_give_both_headers_which_work(tmp_path: Path) -> None:
+    gemm = "kind,device,dtype,sparsity,m,n,k"
+    encoder = "kind,device,dtype,sparsity,layers,width,heads,mlp,tokens,batch"
+    shown = gpusq("predict", "--help").output
+    page = (ROOT / "docs" / "latency.md").read_text(encoding="utf-8")
+    squeezed = "".join(shown.replace("│", " ").split())
+    for header in (gemm, encoder):
+        assert header in squeezed
+        assert f"    {header}\n" in page
+    path = tmp_path / "rows.csv"
+    path.write_text(f"{gemm}\ngemm,a100,fp16,dense,8,8,8\n{encoder}\nencoder,a100,fp16,dense,1,64,1,256,10,1\n")
+    assert [row["kind"] for row in gpusq_json("predict", path)["rows"]] == ["gemm", "encoder"]
+
+
+def test_slips_of_a_table_say_what_to_write(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("device,dtype,sparsity,m,n,k\na100,fp16,dense,8,8,8\n")
+    assert "the header (line 1) has a column kind" in refusal("predict", path)["what"]
+    path.write_text("kind,device,dtype,sparsity,m,n,k\nfoo,a100,fp16,dense,8,8,8\n")
+    error = refusal("predict", path)
+    assert "gemm, encoder" in error["what"]
+    assert error["do"] == "write gemm or encoder"
+    path.write_text("kind,device,dtype,sparsity,m,n,k\ngem,a100,fp16,dense,8,8,8\n")
+    assert refusal("predict", path)["do"] == "nearest: gemm"
+
+
+def test_a_holdout_that_holds_nothing_out_is_refused(tmp_path: Path) -> None:
+    path, out = tmp_path / "points.csv", tmp_path / "mine.toml"
+    path.write_text("gpu,dtype,sparsity,m,n,k,latency_us\nA100,fp16,dense,512,512,512,30\n")
+    error = refusal("calibrate", "-t", "a100", "--csv", path, "--out", out, "--holdout", 0.9)
+    assert "fp16/dense: 1 row" in error["got"]
+    assert not out.exists()
+    found = gpusq_json("calibrate", "-t", "a100", "--csv", path, "--out", out)
+    assert "nothing was fitted" in found["held_out_by"]
+
+
+def test_rows_of_another_gpu_are_counted(tmp_path: Path) -> None:
+    path, out = tmp_path / "points.csv", tmp_path / "mine.toml"
+    rows = ["A100,fp16,dense,512,512,512,30", *["V100,fp16,dense,64,64,64,9"] * 2, "A10,fp16,dense,64,64,64,9"]
+    path.write_text("\n".join(["gpu,dtype,sparsity,m,n,k,latency_us", *rows, ""]))
+    args = ("calibrate", "-t", "a100", "--csv", path, "--out", out)
+    note = "3 rows of other GPUs were left out: 1 of A10, 2 of V100"
+    assert gpusq_json(*args)["notes"] == [note]
+    assert note in " ".join(gpusq(*args).output.split())
+    assert note in out.read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpusq.engines.bundle import BatchProfile, json_bytes, write_bundle
+from gpusq.engines.bundle import FINISH_TEXT, BatchProfile, json_bytes, write_bundle
 from gpusq.engines.rtx_layers import RtxCheck
 from gpusq.engines.sealed_bundle import read_bundle
-from gpusq.errors import NewerSchemaError, TamperedArtifactError, UsageError
+from gpusq.errors import ArtifactNotFoundError, NewerSchemaError, TamperedArtifactError, UsageError
 
 TARGET = {"name": "a100-40gb", "title": "NVIDIA A100 40 GB", "compute_capability": "8.0"}
 
@@ -191,3 +192,25 @@ def test_reading_needs_neither_torch_nor_onnx(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", code, str(write(tmp_path))]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_a_bundle_that_is_not_there_is_not_a_changed_one(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactNotFoundError, match="directory of a bundle"):
+        read_bundle(tmp_path / "nope")
+    (tmp_path / "file").touch()
+    with pytest.raises(ArtifactNotFoundError):
+        read_bundle(tmp_path / "file")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(TamperedArtifactError):
+        read_bundle(tmp_path / "other")
+
+
+def test_the_instructions_install_from_sources_and_never_from_an_index_by_name() -> None:
+    """gpusq is on no index: a name that somebody else registers would run that code on the device."""
+    assert not re.search(r"pip install\b.*\bgpusq", FINISH_TEXT)
+    script = Path(__file__).resolve().parents[2] / "scripts/install_device.sh"
+    others = {"--wheel", "--twin", "--out", "--receipt", "--store"}
+    options = set(re.findall(r"(?<![\w-])--[a-z-]+", FINISH_TEXT)) - others
+    assert options
+    assert all(f" {option}" in script.read_text() for option in options)
+    assert "scripts/install_device.sh" in FINISH_TEXT

@@ -87,7 +87,7 @@ def test_the_runtime_is_found_in_either_layout(monkeypatch: pytest.MonkeyPatch, 
 def test_without_cuda_python_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in cuda.MODULES:
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingExtraError, match=r"gpusq\[gpu\]"):
+    with pytest.raises(MissingExtraError, match=r"\.\[gpu\]"):
         open_cuda()
 
 

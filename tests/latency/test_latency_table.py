@@ -101,7 +101,7 @@ def test_fp8_models_need_a_device_that_has_it() -> None:
 SLIPS = [
     (f"{GEMM}\n", TableError, r"rows\.csv has a header and at least one row"),
     ("\n\n", TableError, "at least one row"),
-    ("kind,device,dtype,sparsity,m,n\ngemm,a100,fp16,dense,1,2\n", TableError, "line 2 has a column k"),
+    ("kind,device,dtype,sparsity,m,n\ngemm,a100,fp16,dense,1,2\n", TableError, r"the header \(line 1\) has a column k"),
     (f"{GEMM}\ngemm,a100,fp16,dense,1,2,x\n", TableError, "line 2, column k"),
     (f"{GEMM}\ngemm,a100,fp16,dense,1,2,4\ngemm,a100,fp16,dense,1.5,2,4\n", TableError, "line 3, column m"),
     (f"{GEMM}\ngemm,a100,fp16,dense,0,2,4\n", TableError, "line 2, column m"),

@@ -236,7 +236,7 @@ def test_torn_weights_are_refused(directory: Path) -> None:
 
 def test_timm_model_without_timm_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(MissingExtraError, match=r"gpusq\[timm\]"):
+    with pytest.raises(MissingExtraError, match=r"\.\[timm\]"):
         load_model("timm:vit_tiny_patch16_224")
 
 

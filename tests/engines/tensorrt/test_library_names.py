@@ -162,7 +162,7 @@ def test_an_absent_library_is_a_missing_extra(monkeypatch: pytest.MonkeyPatch, b
         raise ImportError(name)
 
     monkeypatch.setattr(importlib, "import_module", absent)
-    with pytest.raises(MissingExtraError, match=rf"gpusq\[{extra}\]"):
+    with pytest.raises(MissingExtraError, match=rf"\.\[{extra}\]"):
         load_library(builder)
 
 

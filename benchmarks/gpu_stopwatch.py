@@ -54,7 +54,7 @@ def load(bundle: Bundle, machine: Machine, gpu: Gpu) -> tuple[DeviceEngine | Non
     facts: dict[str, Any] = {"built_for": list(purpose.capabilities), "runs_on": gpu.device.capability}
     try:
         engine = DeviceEngine(plan.plan, machine.trt, gpu.cuda)
-        gate = compare_outputs(engine, bundle)
+        gate = compare_outputs(engine, bundle, {})
     except EngineError as error:
         return None, facts | {"loads": False, "message": str(error)}
     return engine, facts | {"loads": True, "gate": gate.to_json()}

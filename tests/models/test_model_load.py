@@ -102,7 +102,9 @@ def test_small_presets_build_and_give_logits(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in preset_names() if n.endswith(("tiny", "small", "base"))])
+@pytest.mark.parametrize(
+    "name", [n for n in preset_names() if n.endswith(("tiny", "small", "base")) and not n.startswith("yolos")]
+)
 def test_full_presets_build_and_give_logits(name: str) -> None:
     loaded = load_model(f"new:{name}")
     assert loaded.description.input_shape == (3, 224, 224)

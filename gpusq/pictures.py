@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 PICTURES = 6
 THRESHOLD = 0.3
-"""Scores below are not drawn."""
+"""Scores below are not drawn; a smaller threshold is taken for a detector whose scores are low, see `threshold_of`."""
 
 
 def detection_pictures(named: Mapping[str, Artifact], context: Context, count: int = PICTURES) -> list[Picture]:
@@ -46,12 +46,26 @@ def detection_pictures(named: Mapping[str, Artifact], context: Context, count: i
         ]
     readable = [i for i in chosen if test.ids[i] in set(batch.ids)]
     images = [test.image(i) for i in readable]
-    drawn = box_pictures(images, found, targets, THRESHOLD, about["classes"], batch.ids)
+    least = threshold_of(next(iter(found.values())), targets)
+    drawn = box_pictures(images, found, targets, least, about["classes"], batch.ids)
     titles = ", ".join([*named, "annotations"])
     return [
-        Picture(caption=f"{name}: {titles}; scores from {THRESHOLD:.0%}", svg=svg)
+        Picture(caption=f"{name}: {titles}; scores from {least:.0%}", svg=svg)
         for name, svg in zip(batch.ids, drawn, strict=True)
     ]
+
+
+def threshold_of(detections: Sequence[Any], targets: Sequence[Any]) -> float:
+    """The score from which boxes are drawn in all panels, in whole percents, at most THRESHOLD.
+
+    Scores of detectors are not comparable from model to model. This one lets the first artifact show as many boxes as
+    there are objects in these images; the others are held to the same score. At least 0.01.
+    """
+    scores = np.sort(np.concatenate([np.zeros(0), *(found.scores for found in detections)]))[::-1]
+    objects = sum(len(target.learnable()) for target in targets)
+    if not objects or len(scores) < objects:
+        return THRESHOLD
+    return float(min(THRESHOLD, max(0.01, np.floor(100 * scores[objects - 1]) / 100)))
 
 
 def _most_boxes(test: Any, count: int) -> list[int]:

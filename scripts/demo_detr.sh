@@ -8,6 +8,7 @@ export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} HF_HUB_OFFLINE=1 TOKENIZERS_P
 say() { printf 'demo-detr: %s\n' "$*"; }
 
 folder=$(scripts/fetch_aerial.sh)
+.venv/bin/python scripts/fetch_vit_backbone.py build/data/vit-s14-6
 out=build/demo-detr
 say "data: coco:$folder; everything is written under $out"
 .venv/bin/gpusq compress --recipe export/recipes/aerial-detr-demo.toml --data "coco:$folder" --store "$out/store" \

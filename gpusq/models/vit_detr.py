@@ -19,6 +19,7 @@ class VitDetrConfig:
 
     stem: width of a patch; width: of a token, divided by heads. encoder, decoder: number of blocks. ratio: hidden over
     outer width of the feed-forward part. anchor: side of the first box of each query, over the side of the image.
+    copies: queries that the encoder's own answer gives each object while it is trained.
     """
 
     image: int = 200
@@ -32,6 +33,7 @@ class VitDetrConfig:
     ratio: int = 4
     classes: int = 1
     anchor: float = 0.17
+    copies: int = 5
 
     def plain(self) -> dict[str, Any]:
         """As plain JSON data."""
@@ -45,8 +47,10 @@ class VitDetr(nn.Module):
     from the first step on; plain DETR spends most of its long training on learning that. Tokens are few and wide: at
     200 pixels 100 of 20 x 20 pixels, so that nine tenths of the work are products with weights, and two layers see
     each patch before it is a token. Built of torch's transformer layers, whose packed in-projection `canonicalise`
-    takes apart. In training mode a third value follows: the same pair from the encoder and from every decoder block but
-    the last. Ideas: two-stage Deformable DETR (arXiv:2010.04159), Anchor DETR (arXiv:2109.07107).
+    takes apart. In training mode a third value follows: (logits, boxes, copies) of the encoder, then the pair of every
+    decoder block but the last. Several queries learn each object in the encoder, since one of a hundred queries is too
+    little to learn places from (hybrid matching, arXiv:2207.13080); the decoder keeps one of them. Ideas: two-stage
+    Deformable DETR (arXiv:2010.04159), Anchor DETR (arXiv:2109.07107).
     """
 
     def __init__(self, config: VitDetrConfig, backbone: nn.Module | None = None, backbone_width: int = 0) -> None:
@@ -81,7 +85,9 @@ class VitDetr(nn.Module):
             place = _logit(found[-1][1].detach())
             queries = block(queries, tokens)
             found.append(self._heads(index, queries, place))
-        return (*found[-1], tuple(found[:-1])) if self.training else found[-1]
+        if not self.training:
+            return found[-1]
+        return (*found[-1], ((*found[0], self.config.copies), *found[1:-1]))
 
     def _heads(self, index: int, queries: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
         x = self.norms[index](queries)

@@ -36,6 +36,9 @@ class FineTuned(Stage):
     precision: Literal["fp32", "bf16"] = parameter("fp32", "arithmetic of training; bf16 is for GPUs")
     augment: bool = parameter(False, "random horizontal flips and shifts of up to an eighth (detection: flips, crops)")
     vertical_flips: bool = parameter(False, "with augment, detection: also upside down, as suits images from above")
+    least_crop: float = parameter(
+        0.6, "with augment, detection: least side of a crop over the image's; 1 crops nothing"
+    )
     seed: int = parameter(0, "seed of data order, augmentation and draws")
     checkpoint_every: int = parameter(200, "steps between checkpoints, 0 for none", key=False)
 
@@ -43,6 +46,8 @@ class FineTuned(Stage):
         for name in ("epochs", "learning_rate", "weight_decay", "warmup", "clip", "checkpoint_every", "seed"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise UsageError(f"{self.name}: {name} must be finite and at least 0", got=str(getattr(self, name)))
+        if not 0 < self.least_crop <= 1:
+            raise UsageError(f"{self.name}: least_crop must be above 0 and at most 1", got=str(self.least_crop))
         if self.batch_size < 1:
             raise UsageError(f"{self.name}: batch_size must be at least 1", got=str(self.batch_size))
 
@@ -68,13 +73,15 @@ class FineTuned(Stage):
         self, images: ImageSet, description: ModelDescription, context: Context | None = None
     ) -> Callable[[list[int], int], Batch]:
         """(indices, step) -> a training batch. context: told with the last batch which images this process skipped."""
+        from gpusq.data import BoxAugmentation
         from gpusq.stages.images import loader_of, report_skipped, training_batch
 
         loader = loader_of(images, description.model_dump(mode="json"))
         last = self.settings(len(images)).steps - 1
+        boxes = BoxAugmentation(vertical=self.vertical_flips, least_side=self.least_crop)
 
         def batch_of(indices: list[int], step: int) -> Batch:
-            batch = training_batch(loader, indices, self.seed + step if self.augment else None, self.vertical_flips)
+            batch = training_batch(loader, indices, self.seed + step if self.augment else None, boxes)
             if context is not None and step == last:
                 report_skipped(loader, context, f"{self.name}: training images", len(images))
             return batch

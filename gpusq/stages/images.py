@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gpusq.data import Batch, Boxes, ImageSet, Loader
+    from gpusq.data import Batch, BoxAugmentation, Boxes, ImageSet, Loader
     from gpusq.models import ModelDescription
     from gpusq.stages.stage import Context
     from gpusq.training import Batch as TrainingBatch
@@ -98,11 +98,11 @@ def draw(images: int, count: int, seed: int) -> list[int]:
 
 
 def training_batch(
-    loader: Loader, indices: Sequence[int], augment_seed: int | None, vertical: bool = False
+    loader: Loader, indices: Sequence[int], augment_seed: int | None, augmentation: BoxAugmentation | None = None
 ) -> TrainingBatch:
     """Images with their labels or boxes as tensors; unreadable images are replaced by readable ones of the same batch.
 
-    augment_seed: flips and shifts (with boxes: flips, `vertical` too, and crops); None for the images as they are.
+    augment_seed: flips and shifts, or with boxes `augmentation` (default: its defaults); None changes nothing.
     Raises CorruptImagesError where none is readable.
     """
     import torch
@@ -117,12 +117,14 @@ def training_batch(
     images = torch.from_numpy(found.pixel_values[pick] if found.skipped else found.pixel_values)
     if found.targets is not None:
         boxes, ids = [found.targets[i] for i in pick], [found.ids[i] for i in pick]
-        return _with_boxes(images, boxes, ids, augment_seed, vertical)
+        return _with_boxes(images, boxes, ids, augment_seed, augmentation)
     labels = None if found.labels is None else torch.from_numpy(found.labels[pick] if found.skipped else found.labels)
     return Made(images if augment_seed is None else flipped_and_shifted(images, augment_seed), labels)
 
 
-def _with_boxes(images: Tensor, boxes: list[Boxes], ids: list[str], seed: int | None, vertical: bool) -> TrainingBatch:
+def _with_boxes(
+    images: Tensor, boxes: list[Boxes], ids: list[str], seed: int | None, augmentation: BoxAugmentation | None
+) -> TrainingBatch:
     """A batch of detection: crowds are left out, since nothing is learned from them."""
     import torch
 
@@ -131,7 +133,7 @@ def _with_boxes(images: Tensor, boxes: list[Boxes], ids: list[str], seed: int | 
 
     kept = tuple(boxes)
     if seed is not None:
-        images, kept = BoxAugmentation(vertical=vertical)(images, kept, ids, 0, seed)
+        images, kept = (augmentation or BoxAugmentation())(images, kept, ids, 0, seed)
     learned = [found.learnable() for found in kept]
     targets = tuple((torch.from_numpy(b.classes), torch.from_numpy(b.boxes)) for b in learned)
     return Made(images, None, targets)

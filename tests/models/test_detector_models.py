@@ -122,8 +122,8 @@ def test_training_mode_gives_auxiliary_outputs_and_gradients_to_every_block(name
     logits, boxes, auxiliary = module(pictures(model, 2))
     assert len(auxiliary) == {"yolos-mini": 0, "vit-detr-mini": 2}.get(name, len(auxiliary))
     assert auxiliary or name == "yolos-mini"
-    assert all(a.shape[0] == 2 and b.shape[-1] == 4 for a, b in auxiliary)
-    total = logits.square().sum() + boxes.sum() + sum(a.square().sum() + b.sum() for a, b in auxiliary)
+    assert all(a.shape[0] == 2 and b.shape[-1] == 4 for a, b, *_ in auxiliary)
+    total = logits.square().sum() + boxes.sum() + sum(a.square().sum() + b.sum() for a, b, *_ in auxiliary)
     total.backward()
     for block in model.blocks:
         grads = [p.grad for p in module.get_submodule(block).parameters()]

@@ -11,7 +11,9 @@ from gpusq.models.canonical import canonicalise
 from gpusq.models.vit_detr import VitDetr, VitDetrConfig
 from gpusq.workload import coverage, transformer_part
 
-TINY = VitDetrConfig(image=64, patch=8, merge=2, stem=32, width=32, heads=2, encoder=1, decoder=1, anchor=0.25)
+TINY = VitDetrConfig(
+    image=64, patch=8, merge=2, stem=32, width=32, heads=2, encoder=1, decoder=1, anchor=0.25, copies=2
+)
 
 
 def scenes(count: int, seed: int) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:

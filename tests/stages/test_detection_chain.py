@@ -8,15 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from gpusq.artifacts import Store
 from gpusq.data import open_data
-from gpusq.errors import ClassMismatchError, ParityError
+from gpusq.errors import ClassMismatchError, ParityError, UsageError
+from gpusq.models import load_model
 from gpusq.pictures import detection_pictures
 from gpusq.pipeline import Compressed, compress
 from gpusq.recipe import Recipe, apply_settings
-from gpusq.stages import Sensitivity
+from gpusq.stages import Sensitivity, Train
 from gpusq.stages.stage import Context, run_stage
 
 SETTINGS = (
@@ -198,10 +200,6 @@ def test_refuses_class_folders_for_a_detector_and_boxes_for_a_classifier(
 def test_frozen_parameters_keep_their_values_and_the_others_learn(folder: Path, tmp_path: Path) -> None:
     from safetensors.torch import load
 
-    from gpusq.errors import UsageError
-    from gpusq.models import load_model
-    from gpusq.stages import Train
-
     context = context_on(folder, tmp_path / "store")
     train = Train(model="new:vit-detr-mini?size=60", epochs=0.5, batch_size=4, freeze=("encoder.*",))
     learned = load(run_stage(train, None, context).artifact.read("weights.safetensors"))
@@ -211,3 +209,24 @@ def test_frozen_parameters_keep_their_values_and_the_others_learn(folder: Path, 
     assert not any(name.startswith("encoder.") for name in changed)
     with pytest.raises(UsageError, match="no parameter is called 'backbone"):
         run_stage(replace(train, freeze=("backbone.*",)), None, context)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5, float("nan")])
+def test_a_crop_is_a_share_of_the_image(share: float) -> None:
+    with pytest.raises(UsageError, match="least_crop"):
+        Train(model="new:vit-detr-mini", least_crop=share)
+
+
+def test_without_crops_training_images_are_only_flipped(folder: Path) -> None:
+    train = Train(model="new:vit-detr-mini?size=60", batch_size=2, augment=True, vertical_flips=True, least_crop=1.0)
+    images = open_data(f"coco:{folder}").train
+    description = load_model(train.model, classes=1, seed=0).description
+    plain = replace(train, augment=False).batches(images, description)([0, 1], 3)
+    augmented = train.batches(images, description)
+    seen = set()
+    for step in range(12):
+        for image, original in zip(augmented([0, 1], step).images, plain.images, strict=True):
+            same = [torch.equal(image.flip(d) if d else image, original) for d in ((), (-1,), (-2,), (-1, -2))]
+            assert any(same)
+            seen.add(same.index(True))
+    assert len(seen) >= 3

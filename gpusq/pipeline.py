@@ -178,7 +178,7 @@ def _report(recipe: Recipe, steps: list[Step], context: Context) -> Report:
         layer_times=_layer_times(steps, recipe),
         sweeps=_sweeps(steps, recipe),
         pictures=_pictures(steps, context),
-        notes=[*_untrained(recipe), *_notes(steps, context)],
+        notes=[*_untrained(recipe), *_annotation_notes(context), *_notes(steps, context)],
         criteria=Criteria(max_drop=recipe.max_drop, min_speedup=recipe.min_speedup),
     )
 
@@ -216,6 +216,13 @@ def _notes(steps: list[Step], context: Context) -> list[str]:
             notes += rtx_notes(a.manifest.facts["rtx"], str(a.manifest.target))
             notes += failure_notes(a, context)
     return [note for note in notes if note]
+
+
+def _annotation_notes(context: Context) -> list[str]:
+    """What a reader must know of boxes that are cut or left out in training."""
+    from gpusq.data import annotation_notes
+
+    return annotation_notes((context.data.train, context.data.test)) if context.data else []
 
 
 def _untrained(recipe: Recipe) -> list[str]:
@@ -314,7 +321,8 @@ def report_of(artifact: Artifact, targets: tuple[str, ...], context: Context) ->
                 rows += rows_of(a, target, context)
             if a.kind == "bundle" and a.manifest.target == target.name:
                 rows += imported_rows(a, context, with_twin=True)
-    notes = [note for a in chain if a.kind == "bundle" for note in failure_notes(a, context)]
+    notes = _annotation_notes(context)
+    notes += [note for a in chain if a.kind == "bundle" for note in failure_notes(a, context)]
     lineage = lineage_of(context.store, [artifact])
     return build_report(f"{artifact.kind} {artifact.digest[:12]}", rows, lineage=lineage, notes=notes)
 

@@ -3,7 +3,7 @@
 from gpusq.data.annotation import Findings
 from gpusq.data.array_set import ArraySet
 from gpusq.data.box_augmentation import BoxAugmentation
-from gpusq.data.box_set import BoxSet
+from gpusq.data.box_set import BoxSet, annotation_notes
 from gpusq.data.boxes import Boxes, boxes_from_xyxy, no_boxes
 from gpusq.data.calibration import CalibrationManifest, draw_manifest, load_manifest, read_manifest, write_manifest
 from gpusq.data.classes import class_check
@@ -34,6 +34,7 @@ __all__ = [
     "Preprocess",
     "UnreadableImageError",
     "agreement",
+    "annotation_notes",
     "average_precision",
     "boxes_from_xyxy",
     "class_check",

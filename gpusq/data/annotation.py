@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gpusq.data.boxes import Boxes, areas, boxes_from_xyxy, clipped
+from gpusq.data.boxes import SLACK_PX, Boxes, Float64, areas, boxes_from_xyxy, clipped, extended
 from gpusq.data.decoding import read_size
 from gpusq.data.folder import one_line
 from gpusq.data.imageset import UnreadableImageError
@@ -17,7 +18,7 @@ from gpusq.errors import AnnotationError
 
 OUTSIDE_TOLERANCE = 0.01
 NAMED = 5
-SLACK_PX = 1e-3  # a corner this far beyond the edge is rounding, not a box outside
+FARTHEST_PX = 1e9  # beyond, squares of sides leave float32
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,10 @@ class Annotation:
 class Findings:
     """Counts over the images and objects of one split, as they were read.
 
-    images: images listed. empty: of them without any object. boxes: objects kept. crowd: of them crowds (or
-    "difficult"), for the metric only. clipped: of them cut at the edge of their image. zero_area: objects without
-    extent, dropped. outside: objects wholly outside their image, dropped; the places of the first few.
+    images: images listed. empty: of them without any object. boxes: objects. Of these, crowd: crowds (or "difficult").
+    clipped: boxes that reach over the edge of their image, cut there for training. zero_area: boxes without extent;
+    outside: boxes wholly outside their image, with the places of the first few; both are never trained on. The metric
+    counts all but crowds, with their boxes as annotated: COCO's tools do so.
     """
 
     images: int = 0
@@ -50,55 +52,74 @@ class Findings:
     outside_places: list[str] = field(default_factory=list)
 
     def add(self, boxes: Boxes) -> None:
-        """Count one image with the boxes that were kept."""
+        """Count one image with its boxes."""
         self.images += 1
         self.empty += not len(boxes)
         self.boxes += len(boxes)
         self.crowd += int(boxes.crowd.sum())
 
     def sentence(self) -> str:
-        """ "20 images, 279 boxes (3 of them crowds); 2 clipped at an edge", without what did not occur."""
+        """ "20 images (1 without objects), 279 boxes (3 of them crowds)", and what `deviations` names."""
         text = f"{self.images} images ({self.empty} without objects), {self.boxes} boxes ({self.crowd} of them crowds)"
-        notes = (
-            (self.clipped, "clipped at the edge of their image"),
-            (self.zero_area, "dropped for having no extent"),
-            (self.outside, "dropped for lying outside their image"),
+        return "; ".join([text, *self.deviations()])
+
+    def deviations(self) -> list[str]:
+        """Counts of boxes that training sees otherwise than annotated, with what becomes of them; empty without any."""
+        found = (
+            (self.clipped, "reach over the edge of their image (cut there for training, as annotated in AP)"),
+            (self.zero_area, "without extent (left out of training, kept in AP)"),
+            (self.outside, "wholly outside their image (left out of training, kept in AP)"),
         )
-        return "; ".join([text, *(f"{count} {what}" for count, what in notes if count)])
+        return [f"{count} {what}" for count, what in found if count]
 
     def check(self, source: Path) -> None:
         """Raise AnnotationError where more objects lie outside their images than OUTSIDE_TOLERANCE allows."""
-        if self.outside > OUTSIDE_TOLERANCE * (self.boxes + self.outside):
+        if self.outside > OUTSIDE_TOLERANCE * self.boxes:
             raise AnnotationError(
                 f"{source}: at most {OUTSIDE_TOLERANCE:.0%} of the boxes may lie wholly outside their image",
-                got=f"{self.outside} of {self.boxes + self.outside}: {'; '.join(self.outside_places)}",
+                got=f"{self.outside} of {self.boxes}: {'; '.join(self.outside_places)}",
                 do="mend the coordinates (pixels of the image, not shares; the right image size)",
             )
 
 
 def boxes_on_image(found: Sequence[Annotation], size: tuple[int, int], findings: Findings) -> Boxes:
-    """The objects of one image of (height, width) `size`, clipped to it and counted in `findings`.
+    """The objects of one image of (height, width) `size`, as annotated, counted in `findings`.
 
-    Objects without extent and objects wholly outside are left out, and counted too.
+    Boxes that reach outside or have no extent stay as they are, for the metric; `Boxes.learnable` clips and drops.
+    Raises AnnotationError for corners further than FARTHEST_PX away.
     """
-    height, width = size
     corners = np.array([a.xyxy for a in found], np.float64).reshape(-1, 4)
-    inside = clipped(corners, (0, 0, width, height))
-    flat, seen = areas(corners) <= 0, areas(inside) > 0
-    moved = seen & (np.abs(inside - corners).max(axis=1, initial=0) > SLACK_PX)
-    away = ~flat & ~seen
+    _check_near(found, corners)
+    inside = clipped(corners, (0, 0, size[1], size[0]))
+    reaches = np.abs(inside - corners).max(axis=1, initial=0) > SLACK_PX
+    _count(found, size, findings, (reaches, ~extended(corners), ~extended(inside)))
+    own = np.where(reaches[:, None], corners, inside)  # what is rounding is not kept
+    area = np.array([own_area if a.area is None else a.area for a, own_area in zip(found, areas(own), strict=True)])
+    crowd = np.array([a.crowd for a in found], np.bool_)
+    boxes = boxes_from_xyxy(own, np.array([a.class_index for a in found], np.int64), size, crowd, area)
+    findings.add(boxes)
+    return boxes
+
+
+def _check_near(found: Sequence[Annotation], corners: Float64) -> None:
+    for annotation, values in zip(found, corners, strict=True):
+        if np.abs(values).max() > FARTHEST_PX:
+            got = ", ".join(f"{value:g}" for value in values)
+            message = f"{annotation.place}: corners must lie within {FARTHEST_PX:g} pixels"
+            raise AnnotationError(message, got=got, do="mend the coordinates")
+
+
+def _count(
+    found: Sequence[Annotation], size: tuple[int, int], findings: Findings, kinds: tuple[NDArray[np.bool_], ...]
+) -> None:
+    """kinds: which boxes reach outside, which have no extent, which have none inside the image."""
+    reaches, flat, unseen = kinds
+    away = ~flat & unseen
     findings.zero_area += int(flat.sum())
-    findings.clipped += int(moved.sum())
+    findings.clipped += int((reaches & ~unseen).sum())
     findings.outside += int(away.sum())
     places = [_described(a, size) for a, out in zip(found, away, strict=True) if out]
     findings.outside_places = [*findings.outside_places, *places][:NAMED]
-    kept = [a for a, stays in zip(found, seen, strict=True) if stays]
-    own = areas(inside[seen])
-    area = np.array([own[i] if a.area is None else a.area for i, a in enumerate(kept)], np.float64)
-    crowd = np.array([a.crowd for a in kept], np.bool_)
-    boxes = boxes_from_xyxy(inside[seen], np.array([a.class_index for a in kept], np.int64), size, crowd, area)
-    findings.add(boxes)
-    return boxes
 
 
 def _described(annotation: Annotation, size: tuple[int, int]) -> str:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from gpusq.data.annotation import Findings
 from gpusq.data.boxes import Boxes
 from gpusq.data.folder import FolderSet, ImageFile
-from gpusq.data.imageset import Pixels, Task, UnreadableImageError
+from gpusq.data.imageset import ImageSet, Pixels, Task, UnreadableImageError
 
 
 class BoxSet(FolderSet):
     """One split of a detection set, in the order of the ids' sha256.
 
     boxes_of: image id -> its Boxes; an image without objects has empty ones. None: images nobody has looked at.
-    findings: what reading the annotations met. Sizes may differ from image to image.
+    findings: what reading the annotations met, the same for splits of one file. Sizes may differ from image to image.
     """
 
     task: Task = "detection"
@@ -64,6 +64,23 @@ class BoxSet(FolderSet):
     def _label_text(self, file: ImageFile) -> str:
         boxes = self._boxes.get(file.id)
         return "" if boxes is None else _digest(boxes)
+
+
+def annotation_notes(splits: Iterable[ImageSet]) -> list[str]:
+    """A line for each split with boxes that training sees otherwise than annotated, with their counts; for reports.
+
+    Splits that were read from one file share its counts, and one line.
+    """
+    groups: dict[int, list[BoxSet]] = {}
+    for split in splits:
+        if isinstance(split, BoxSet):
+            groups.setdefault(id(split.findings), []).append(split)
+    return [
+        f"annotations of {' and '.join(dict.fromkeys(s.split for s in group))}: "
+        f"of {group[0].findings.boxes} boxes {'; '.join(deviations)}"
+        for group in groups.values()
+        if (deviations := group[0].findings.deviations())
+    ]
 
 
 def _by(size: tuple[int, ...]) -> str:

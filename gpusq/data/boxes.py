@@ -13,16 +13,19 @@ Float64 = NDArray[np.float64]
 Window = tuple[float, float, float, float]
 LEAST_PX = 0.01
 """Sides below this are rounding: float32 shares of an image of some 10,000 pixels are no more exact."""
+SLACK_PX = 1e-3
+"""A corner this far beyond the edge of an image is rounding, not a box that reaches outside."""
 
 
 @dataclass(frozen=True, eq=False)
 class Boxes:
     """The annotated objects of one image.
 
-    boxes: float32 [n, 4] (centre x, centre y, width, height) as shares 0..1 of the original image, so they hold for
-    any resized copy of it. classes: int64 [n], 0 .. K - 1. crowd: bool [n], regions that the metric ignores and that
-    nothing is trained on. area: float32 [n] in square pixels of the original image (COCO's, which may be that of an
-    outline), by which the metric sorts small from large. size: (height, width) of the original image in pixels.
+    boxes: float32 [n, 4] (centre x, centre y, width, height) as shares of the original image, so they hold for any
+    resized copy of it; as annotated, so they may reach outside 0..1 or have no extent. classes: int64 [n], 0 .. K - 1.
+    crowd: bool [n], regions that the metric ignores and that nothing is trained on. area: float32 [n] in square pixels
+    of the original image (COCO's, which may be that of an outline), by which the metric sorts small from large. size:
+    (height, width) of the original image in pixels.
     Raises DataError where these do not fit together.
     """
 
@@ -59,8 +62,21 @@ class Boxes:
         return self.take(np.arange(len(self)))
 
     def learnable(self) -> Boxes:
-        """What a detector is trained on: everything but crowds."""
-        return self.take(~self.crowd)
+        """What a detector is trained on: no crowds, boxes cut at the edge of the image, none without extent there.
+
+        The metric takes all boxes as they are annotated instead, as COCO's tools do.
+        """
+        inside, cut, seen = self.within()
+        shares = (box_xyxy_to_cxcywh(inside) / pixels_of(self.size)).astype(np.float32)
+        return replace(self, boxes=np.where(cut[:, None], shares, self.boxes)).take(seen & ~self.crowd)
+
+    def within(self) -> tuple[Float64, NDArray[np.bool_], NDArray[np.bool_]]:
+        """(corners [n, 4] in pixels, clipped to the image; which of them were moved; which have an extent inside)."""
+        height, width = self.size
+        corners = self.xyxy()
+        inside = clipped(corners, (0, 0, width, height))
+        cut = np.abs(inside - corners).max(axis=1, initial=0) > SLACK_PX
+        return inside, cut, extended(inside)
 
     def xyxy(self) -> Float64:
         """float64 [n, 4] (x0, y0, x1, y1) in pixels of the original image."""
@@ -117,6 +133,12 @@ def areas(xyxy: Float64) -> Float64:
     return sides[:, 0] * sides[:, 1]
 
 
+def extended(xyxy: Float64) -> NDArray[np.bool_]:
+    """[n] of [n, 4] (x0, y0, x1, y1) in pixels: whether both sides are longer than rounding."""
+    long: NDArray[np.bool_] = xyxy[:, 2:] - xyxy[:, :2] > LEAST_PX
+    return long[:, 0] & long[:, 1]
+
+
 def clipped(xyxy: Float64, window: Window) -> Float64:
     """[n, 4] corners moved into the window (x0, y0, x1, y1)."""
     x0, y0, x1, y1 = window
@@ -126,14 +148,15 @@ def clipped(xyxy: Float64, window: Window) -> Float64:
 def seen_through(boxes: Boxes, window: Window, visible: float, cut_is_crowd: bool = False) -> Boxes:
     """The boxes of a picture that is the part `window` (x0, y0, x1, y1, in pixels) of the original image.
 
-    visible: the share 0..1 of an object's own box that must lie inside for it to count; an object cut further is
-    left out, or becomes a crowd (cut_is_crowd), so that finding it is neither right nor wrong. Crowds stay wherever
-    they reach in. Areas shrink as the boxes do. The size is that of the window, rounded to whole pixels.
+    visible: the share 0..1 of what the original image shows of an object's box that must lie inside for it to count;
+    an object cut further is left out, or becomes a crowd (cut_is_crowd), so that finding it is neither right nor
+    wrong. Crowds stay wherever they reach in. Areas shrink as the boxes do. Boxes without extent are left out. The
+    size is that of the window, rounded to whole pixels.
     """
-    corners = boxes.xyxy()
+    corners, _, _ = boxes.within()
     inside = clipped(corners, window)
     share = areas(inside) / np.maximum(areas(corners), np.finfo(np.float64).tiny)
-    seen = (inside[:, 2:] - inside[:, :2] > LEAST_PX).all(axis=1)
+    seen = extended(inside)
     whole_enough = seen & (share >= visible - 1e-6)  # float32 boxes: exactly half may come out a little less
     kept = whole_enough | (seen & (boxes.crowd | cut_is_crowd))
     x0, y0, x1, y1 = window

@@ -1,10 +1,17 @@
-"""Do the classes of the images match the head of the model?"""
+"""Do the classes of the images match the head of the model, and which of its outputs is which class?"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 
-from gpusq.data.imageset import ImageSet, Task, task_of
+import numpy as np
+
+from gpusq.data.boxes import Boxes
+from gpusq.data.imageset import DetectionSet, ImageSet, Pixels, Task, task_of
+from gpusq.detection import used_classes
 from gpusq.errors import ClassMismatchError
 
 NAMED = 5
@@ -28,6 +35,8 @@ def class_check(imageset: ImageSet, classes_of_model: Sequence[str]) -> None:
     if not imageset.supervised:
         return
     have, head = list(imageset.classes), list(classes_of_model)
+    if output_of_class(imageset, head) is not None:
+        return
     if len(have) != len(head):
         raise ClassMismatchError(
             f"{imageset.name} has {len(have)} classes and the model's head {len(head)}",
@@ -39,6 +48,65 @@ def class_check(imageset: ImageSet, classes_of_model: Sequence[str]) -> None:
             got=_difference(have, head),
             do=ORDER[task_of(imageset)],
         )
+
+
+def output_of_class(imageset: ImageSet, classes_of_model: Sequence[str]) -> tuple[int, ...] | None:
+    """For each class of an annotated detection set the model's output, where its head has outputs without a class.
+
+    Heads trained on COCO with one output for each category id have such gaps: the set's classes are those named in
+    the head, no more and no less, whatever their order. None for every other head and set: `class_check` judges them.
+    """
+    used, names = used_classes(classes_of_model), list(imageset.classes)
+    once = sum(name in used for name in classes_of_model) == len(used)
+    gaps = len(classes_of_model) > len(used) > 0
+    if task_of(imageset) != "detection" or not (imageset.supervised and gaps and once):
+        return None
+    return tuple(used[name] for name in names) if set(names) == set(used) else None
+
+
+def in_model_classes(imageset: ImageSet, classes_of_model: Sequence[str]) -> ImageSet:
+    """The same images with boxes of the model's own class numbers, where its head has outputs without a class.
+
+    Any other set as it is. What is learned from and judged by the boxes then speaks of the model's outputs.
+    """
+    outputs = output_of_class(imageset, classes_of_model)
+    if outputs is None or not isinstance(imageset, DetectionSet):
+        return imageset
+    return Renumbered(imageset, tuple(classes_of_model), outputs)
+
+
+class Renumbered:
+    """A detection set whose class i is output outputs[i] of a model; classes: names of all the model's outputs."""
+
+    task: Task = "detection"
+
+    def __init__(self, imageset: DetectionSet, classes: tuple[str, ...], outputs: Sequence[int]) -> None:
+        self._set, self._outputs = imageset, np.asarray(outputs, np.int64)
+        self.name, self.split, self.classes = imageset.name, imageset.split, classes
+        self.supervised, self.ids = imageset.supervised, imageset.ids
+
+    def __len__(self) -> int:
+        return len(self._set)
+
+    def label(self, index: int) -> None:
+        """Always None: the labels of a detection set are its boxes."""
+
+    def image(self, index: int) -> Pixels:
+        """RGB uint8 [H, W, 3]. Raises UnreadableImageError."""
+        return self._set.image(index)
+
+    def content_sha256(self, index: int) -> str:
+        """Hex sha256 of the bytes that image(index) is made from."""
+        return self._set.content_sha256(index)
+
+    def fingerprint(self) -> str:
+        """Hex sha256 over the set's own and the model's classes."""
+        return hashlib.sha256(json.dumps([self._set.fingerprint(), list(self.classes)]).encode()).hexdigest()
+
+    def boxes(self, index: int) -> Boxes:
+        """The objects of image `index` with the model's class numbers."""
+        found = self._set.boxes(index)
+        return replace(found, classes=self._outputs[found.classes])
 
 
 def _to_fit(imageset: ImageSet, have: int, head: int) -> str:

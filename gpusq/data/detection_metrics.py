@@ -46,8 +46,10 @@ def average_precision(detections: Sequence[Detections], targets: Sequence[Boxes]
 
     As COCO defines it: a crowd is neither found nor missed and any number of detections may lie on it; a class that
     no counted object has is left out of the means; an image without objects counts through its false detections;
-    of one image and class the 100 best detections are judged. Source: cocodataset.org/#detection-eval; Lin et al.
-    2014, arXiv:1405.0312.
+    of one image and class the 100 best detections are judged. Boxes are taken as annotated, the way COCO's tools take
+    them: an object without extent counts and is never found, one wholly outside its image counts too, and a box that
+    reaches over the edge is not cut, although a detector learns from the part inside. Source:
+    cocodataset.org/#detection-eval; Lin et al. 2014, arXiv:1405.0312.
     Raises DataError where the lists differ in length, ClassMismatchError for a class number outside `classes`,
     NonFiniteError for a score or box that is not finite, MissingExtraError without faster-coco-eval.
     """

@@ -82,10 +82,14 @@ class PairObjective:
     def _run(self, student: nn.Module, images: Tensor) -> tuple[Any, Any, Parts, Parts]:
         """Outputs of student and teacher, and their block outputs with the batch in front."""
         with torch.no_grad():
-            theirs = self._teacher(images)
+            theirs = self._ask(images)
         other = batch_first(self._theirs.take(), len(images))
         mine = student(images)
         return mine, theirs, batch_first(self._mine.take(), len(images)), other
+
+    def _ask(self, images: Tensor) -> Any:
+        """The teacher's outputs."""
+        return self._teacher(images)
 
     def _compare(
         self, mine: Any, theirs: Any, features: Parts, other: Parts, targets: Sequence[Target] | None
@@ -97,7 +101,9 @@ class PairObjective:
 class DetectionObjective(PairObjective):
     """For detectors: Hungarian loss to the true boxes, soft loss on queries matched between student and teacher.
 
-    The feature loss of an image is scaled by the share of its matched pairs that agree in class.
+    The feature loss of an image is scaled by the share of its matched pairs that agree in class. Auxiliary outputs are
+    compared with the teacher's too: detectors stop the gradient between a decoder block's boxes and the next one's, so
+    a loss of the last boxes alone has no gradient through the first, and they drift away.
     """
 
     def __init__(self, *arguments: Any, activation: Activation = "sigmoid", **options: Any) -> None:
@@ -110,10 +116,29 @@ class DetectionObjective(PairObjective):
         truth = targets if targets is not None and self._supervised else self._answers(theirs)
         hard, _ = detection_loss(mine, truth, self._activation)
         pairs = match_queries((mine[0], mine[1]), (theirs[0], theirs[1]), self._activation)
-        soft = matched_soft_loss(pairs, self._activation, self._weights.temperature)
+        final = matched_soft_loss(pairs, self._activation, self._weights.temperature)
+        soft = torch.stack([final, *self._auxiliary_soft(mine, theirs)]).mean()
         gate = agreement(pairs, self._activation)
-        other = in_students_order(other, pairs, theirs[0].shape[1])
+        other = in_students_order(other, pairs, theirs[0].shape[1], features)
         return hard, soft, gate, *_same_shapes(features, other)
+
+    def _ask(self, images: Tensor) -> Any:
+        """The teacher's outputs with its auxiliary ones; only its outermost module hears of training."""
+        self._teacher.training = True
+        try:
+            return self._teacher(images)
+        finally:
+            self._teacher.training = False
+
+    def _auxiliary_soft(self, mine: Any, theirs: Any) -> list[Tensor]:
+        """The soft loss of each auxiliary output; none where one of the two has none. One column is object or not."""
+        own, other = (outputs[2] if len(outputs) > 2 else () for outputs in (mine, theirs))
+        losses = []
+        for student, teacher in zip(own, other, strict=False) if len(own) == len(other) else ():
+            activation = "sigmoid" if student[0].shape[-1] == 1 else self._activation
+            pairs = match_queries(tuple(student[:2]), tuple(teacher[:2]), activation)
+            losses.append(matched_soft_loss(pairs, activation, self._weights.temperature))
+        return losses
 
     def _answers(self, theirs: Any) -> list[Target]:
         return teacher_targets(theirs[0], theirs[1], self._activation)

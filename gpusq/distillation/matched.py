@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gpusq.detection import CONFIDENT
 from gpusq.distillation.boxes import box_cxcywh_to_xyxy, generalized_iou
 from gpusq.distillation.hungarian import (
     GIOU_WEIGHT,
@@ -23,7 +24,7 @@ from gpusq.distillation.hungarian import (
 )
 
 CLASS_COST = 2.0  # of the difference of two queries' probabilities, beside 5 L1 and 2 GIoU of their boxes
-SCORE = 0.5  # under sigmoid, a query whose best class is below it holds no object
+LEAST_SCORE = 0.05  # answers below it are no detections, however hesitant the model
 EPSILON = 1e-6
 
 
@@ -75,9 +76,11 @@ def matched_soft_loss(pairs: Pairs, activation: Activation, temperature: float =
 def agreement(pairs: Pairs, activation: Activation) -> Tensor:
     """[B] in 0..1: share of matched pairs with the same class, among pairs where one of the two holds an object.
 
-    1 where neither model sees an object.
+    Softmax: 1 where neither model sees an object. Sigmoid: as `graph.box_parity` judges one image, from a score of
+    CONFIDENT, and where neither model is that sure of any query, the better half of each one's queries.
     """
-    mine, theirs = (labels_of(x, activation) for x in (pairs.student_logits, pairs.teacher_logits))
+    logits = (pairs.student_logits, pairs.teacher_logits)
+    mine, theirs = (labels_of(x, activation, least) for x, least in zip(logits, _bars(logits), strict=True))
     none = class_probabilities(pairs.teacher_logits, activation).shape[-1]
     seen = (mine != none) | (theirs != none)
     same = ((mine == theirs) & seen).sum(dim=1).float()
@@ -85,18 +88,33 @@ def agreement(pairs: Pairs, activation: Activation) -> Tensor:
     return torch.where(count > 0, same / count.clamp(min=1), torch.ones_like(same))
 
 
-def labels_of(logits: Tensor, activation: Activation) -> Tensor:
-    """The class of each query [..., Q], K for none: the largest logit, under sigmoid with a probability from 0.5."""
+def _bars(logits: tuple[Tensor, Tensor]) -> list[Tensor]:
+    """[B, 1] of both sigmoid models: CONFIDENT, or on images where no query of either reaches it the median score."""
+    best = [x.float().sigmoid().amax(dim=-1) for x in logits]
+    sure = (torch.cat(best, dim=1) >= CONFIDENT).any(dim=1, keepdim=True)
+    half = [x.quantile(0.5, dim=1, keepdim=True) * (1 - EPSILON) for x in best]  # equal but for rounding is equal
+    return [torch.where(sure, CONFIDENT, x) for x in half]
+
+
+def labels_of(logits: Tensor, activation: Activation, least: float | Tensor = CONFIDENT) -> Tensor:
+    """The class of each query [..., Q], K for none: the largest logit, under sigmoid with a score from `least`."""
     if activation == "softmax":
         return logits.argmax(dim=-1)
     best, label = logits.float().sigmoid().max(dim=-1)
-    return torch.where(best >= SCORE, label, torch.full_like(label, logits.shape[-1]))
+    return torch.where(best >= least, label, torch.full_like(label, logits.shape[-1]))
 
 
 def teacher_targets(logits: Tensor, boxes: Tensor, activation: Activation) -> list[Target]:
-    """The teacher's own detections as targets: the classes and boxes of its queries that hold an object."""
-    none = class_probabilities(logits, activation).shape[-1]
-    labels = labels_of(logits, activation)
+    """The teacher's own detections as targets: the classes and boxes of its queries that hold an object.
+
+    Sigmoid: those with a score from CONFIDENT. Where the teacher is that sure of nothing in the whole batch, those
+    with at least half of the batch's best score, from LEAST_SCORE on. (The better half of all queries, by which
+    agreement is judged, would teach objects on every empty image.)
+    """
+    probabilities = class_probabilities(logits.float(), activation)
+    none, best = probabilities.shape[-1], probabilities.max()
+    least = torch.where(best >= CONFIDENT, CONFIDENT, (best / 2).clamp(min=LEAST_SCORE))
+    labels = labels_of(logits, activation, least)
     return [(c[c != none], b[c != none]) for c, b in zip(labels, boxes, strict=True)]
 
 
@@ -106,14 +124,29 @@ def object_probability(logits: Tensor, activation: Activation) -> Tensor:
     return p.sum(dim=-1) if activation == "softmax" else p.amax(dim=-1)
 
 
-def in_students_order(features: Mapping[str, Tensor], pairs: Pairs, queries: int) -> dict[str, Tensor]:
-    """The teacher's block outputs, those over its `queries` ([B, Q, D]) put in the student's order of queries."""
+def in_students_order(
+    features: Mapping[str, Tensor], pairs: Pairs, queries: int, student: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The teacher's block outputs, those over its `queries` ([B, Q, D]) put in the student's order of queries.
+
+    An image keeps the teacher's own order where that is nearer to the student's output of the block: an encoder may
+    have as many tokens as there are queries, and tokens stand where they stand.
+    """
     batch, count = pairs.order.shape
     found = dict(features)
     for name, x in features.items():
         if count == queries and x.dim() == 3 and x.shape[:2] == (batch, queries):
-            found[name] = _take(x, pairs.order)
+            found[name] = _nearer(x, _take(x, pairs.order), student.get(name))
     return found
+
+
+def _nearer(own: Tensor, moved: Tensor, student: Tensor | None) -> Tensor:
+    """Of each image, whichever of the two [B, Q, D] is nearer to the student's; `moved` for another shape."""
+    if student is None or student.shape != own.shape:
+        return moved
+    with torch.no_grad():
+        gain = (student - own).square().mean((1, 2)) - (student - moved).square().mean((1, 2))
+    return torch.where((gain > 0)[:, None, None], moved, own)
 
 
 def batch_first(features: Mapping[str, Tensor], batch: int) -> dict[str, Tensor]:

@@ -9,12 +9,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from gpusq.engines.bundle import Bundle
+from gpusq.engines.bundle import BOX_LIMITS, Bundle
 from gpusq.errors import ParityError, UsageError
 
 DESCRIPTION = "model.json"
 AGREEMENT = {"classification": "top1_agreement", "detection": "boxes_found_by_both", "tensors": "images_alike"}
 """Task -> the name of its share of equal answers."""
+LEAST_IOU, MOST_SCORE = 0.85, 0.1
+"""The bars of a bundle that does not name them: mean overlap of paired boxes, mean difference of their scores."""
 Outputs = Mapping[str, NDArray[Any]]
 
 
@@ -22,7 +24,7 @@ Outputs = Mapping[str, NDArray[Any]]
 class Gate:
     """What was compared and what came out. figures: name -> value; limits: name -> the bar it was held against.
 
-    n: sample images. passed: whether every figure keeps its limit.
+    n: sample images. passed: whether every figure keeps its limit: errors and differences at most, shares at least.
     """
 
     task: str
@@ -44,19 +46,35 @@ def outputs_gate(bundle: Bundle, expected: Outputs, found: Outputs) -> Gate:
     """All outputs within the bundle's tolerance of the largest value, and its share of equal answers.
 
     Equal answers: of a classifier the top-1 classes, of a detector the boxes that both find, of any other head the
-    images whose outputs are close (`gpusq.graph.output_parity`). Raises ParityError, NonFiniteError.
+    images whose outputs are close (`gpusq.graph.output_parity`). The paired boxes of a detector must also overlap, and
+    their scores agree, as the bundle asks (BOX_LIMITS). Raises ParityError, NonFiniteError.
     """
     from gpusq.graph.output_parity import compare_outputs
 
     description = json.loads(bundle.files.get(DESCRIPTION, b"{}")) | {"task": bundle.task}
     parity = compare_outputs(description, expected, found)
+    share = AGREEMENT[bundle.task]
+    most: dict[str, tuple[float, float]] = {"relative_error": (parity.relative, bundle.tolerance)}
+    least: dict[str, tuple[float, float]] = {share: (parity.top1, bundle.agreement)}
+    if parity.mean_iou is not None and parity.score is not None:
+        overlap, score = _box_limits(bundle)
+        least["mean_iou"] = (parity.mean_iou, overlap)
+        most |= {} if score is None else {"score_difference": (parity.score, score)}
+    pairs = most | least
     return Gate(
         task=bundle.task,
-        n=parity.n,
-        figures={"relative_error": parity.relative, AGREEMENT[bundle.task]: parity.top1},
-        limits={"relative_error": bundle.tolerance, AGREEMENT[bundle.task]: bundle.agreement},
-        passed=parity.relative <= bundle.tolerance and parity.top1 >= bundle.agreement,
+        n=len(next(iter(expected.values()))),
+        figures={name: figure for name, (figure, _) in pairs.items()},
+        limits={name: limit for name, (_, limit) in pairs.items()},
+        passed=all(f <= limit for f, limit in most.values()) and all(f >= limit for f, limit in least.values()),
     )
+
+
+def _box_limits(bundle: Bundle) -> tuple[float, float | None]:
+    """(least mean overlap, most mean score difference or None) of paired boxes."""
+    given = json.loads(bundle.files.get(BOX_LIMITS, b"{}"))
+    score = given.get("score", MOST_SCORE)
+    return float(given.get("mean_iou", LEAST_IOU)), None if score is None else float(score)
 
 
 GATES: dict[str, Judge] = dict.fromkeys(AGREEMENT, outputs_gate)

@@ -1,6 +1,6 @@
 """ONNX: export, Q/DQ, precision, 2:4 and parity checks, lint against what TensorRT accepts."""
 
-from gpusq.graph.box_parity import BoxParity, Found, check_boxes, found_of, match_detections
+from gpusq.graph.box_parity import BoxParity, Found, found_of, match_detections
 from gpusq.graph.checks import check_sparsity, violations_nm
 from gpusq.graph.export_onnx import export_onnx
 from gpusq.graph.fp16 import to_fp16
@@ -19,7 +19,6 @@ __all__ = [
     "Parity",
     "Signature",
     "StoredWeight",
-    "check_boxes",
     "check_lint",
     "check_parity",
     "check_signature",

@@ -12,23 +12,27 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from gpusq.detection import CONFIDENT
 from gpusq.errors import NonFiniteError, ParityError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Activation = Literal["softmax", "sigmoid"]
-CONFIDENT = 0.3
 TOP = 100
 
 
 @dataclass(frozen=True)
 class Found:
-    """The detections of one image. scores [n] 0..1, classes [n] int, boxes [n, 4] as x0, y0, x1, y1 in any unit."""
+    """The detections of one image. scores [n] 0..1, classes [n] int, boxes [n, 4] as x0, y0, x1, y1 in any unit.
+
+    queries [n] int: the query that gave each; left out: each is its own.
+    """
 
     scores: NDArray[Any]
     classes: NDArray[Any]
     boxes: NDArray[Any]
+    queries: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class BoxParity:
     """Detections of two forms. share: pairs over n, 0 to 1 (1.0 where both are empty).
 
     score: mean |score difference| of the pairs. worst_score: the largest. mean_iou: mean overlap of the pairs.
-    n: pairs and those left alone, of each image's worse side. images: how many.
+    n: pairs and those left alone, of each image's worse side. images: how many. matched: the pairs.
     """
 
     share: float
@@ -45,6 +49,7 @@ class BoxParity:
     mean_iou: float
     n: int
     images: int
+    matched: int = 0
 
 
 def found_of(logits: NDArray[Any], boxes: NDArray[Any], activation: Activation, *, top: int = TOP) -> tuple[Found, ...]:
@@ -75,7 +80,7 @@ def _best(logits: NDArray[Any], boxes: NDArray[Any], activation: Activation, top
         queries, classes = (x.ravel() for x in np.indices(scores.shape))
     kept = np.argsort(-scores[queries, classes], kind="stable")[:top]
     queries, classes = queries[kept], classes[kept]
-    return Found(scores[queries, classes], classes, boxes[queries])
+    return Found(scores[queries, classes], classes, boxes[queries], queries)
 
 
 def corners(boxes: NDArray[Any]) -> NDArray[Any]:
@@ -94,6 +99,17 @@ def match_detections(
     better half of each image's answers is compared instead. Symmetric in a and b, whatever the order within an image.
     Raises ParityError for different numbers of images.
     """
+    return match_queries(a, b, iou, confident=confident)[0]
+
+
+def match_queries(
+    a: Sequence[Found], b: Sequence[Found], iou: float = 0.5, *, confident: float = CONFIDENT
+) -> tuple[BoxParity, list[NDArray[Any]]]:
+    """`match_detections`, and for each image the pairs of queries that could have been paired: [m, 2] int, of a and b.
+
+    Several queries often lie on one box; so each query of a pair stands beside all of the other side that are of the
+    same class and overlap it by `iou`. An empty [0, 2] where nothing was paired.
+    """
     if len(a) != len(b) or not len(a):
         raise ParityError("detections of the same images were expected", got=f"{len(a)} and {len(b)} images")
     sure = max(sum(int((x.scores >= confident).sum()) for x in side) for side in (a, b))
@@ -101,23 +117,29 @@ def match_detections(
     pairs = [_pairs(x, y, iou, least) for x, y in zip(a, b, strict=True)]
     matched, lone = sum(len(p.score) for p in pairs), sum(p.lone for p in pairs)
     score, overlap = np.concatenate([p.score for p in pairs]), np.concatenate([p.overlap for p in pairs])
-    return BoxParity(
+    parity = BoxParity(
         matched / (matched + lone) if matched + lone else 1.0,
         float(score.mean()) if matched else 0.0,
         float(score.max()) if matched else 0.0,
         float(overlap.mean()) if matched else 0.0,
         matched + lone,
         len(a),
+        matched,
     )
+    return parity, [p.queries for p in pairs]
 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Of one image: score difference and overlap of each pair, and how many of the worse side stayed alone."""
+    """Of one image: score difference and overlap of each pair, and how many of the worse side stayed alone.
+
+    queries [m, 2]: see `match_queries`.
+    """
 
     score: NDArray[Any]
     overlap: NDArray[Any]
     lone: int
+    queries: NDArray[Any]
 
 
 def _pairs(a: Found, b: Found, iou: float, least: float | None) -> _Pairs:
@@ -128,13 +150,24 @@ def _pairs(a: Found, b: Found, iou: float, least: float | None) -> _Pairs:
     difference = np.abs(a.scores[:, None] - b.scores[None])
     rows, columns = _greedy(overlap, difference, iou)
     lone = max(int(sure_a.sum() - sure_a[rows].sum()), int(sure_b.sum() - sure_b[columns].sum()))
-    return _Pairs(difference[rows, columns], overlap[rows, columns], lone)
+    return _Pairs(
+        difference[rows, columns], overlap[rows, columns], lone, _queries(a, b, overlap >= iou, rows, columns)
+    )
+
+
+def _queries(a: Found, b: Found, near: NDArray[Any], rows: NDArray[Any], columns: NDArray[Any]) -> NDArray[Any]:
+    """[m, 2]: queries of paired detections beside every paired one that is `near` [n_a, n_b]."""
+    of_a, of_b = (np.arange(len(x.scores)) if x.queries is None else x.queries for x in (a, b))
+    first, second = np.nonzero(near[np.ix_(rows, columns)])
+    found: NDArray[Any] = np.unique(np.stack([of_a[rows[first]], of_b[columns[second]]], axis=1), axis=0)
+    return found
 
 
 def _sorted(found: Found) -> Found:
     """The same detections in an order that depends on nothing but themselves, so that ties are broken alike."""
     order = np.lexsort((*found.boxes.T, found.scores, found.classes))
-    return Found(found.scores[order], found.classes[order], found.boxes[order])
+    queries = order if found.queries is None else found.queries[order]
+    return Found(found.scores[order], found.classes[order], found.boxes[order], queries)
 
 
 def _greedy(overlap: NDArray[Any], difference: NDArray[Any], iou: float) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -173,17 +206,3 @@ def overlaps(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
 def _area(boxes: NDArray[Any]) -> NDArray[Any]:
     area: NDArray[Any] = np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=-1)
     return area
-
-
-def check_boxes(parity: BoxParity, least_share: float, most_score_difference: float, what: str) -> None:
-    """Raises ParityError where fewer than `least_share` (0 to 1) of the detections have a partner, or where the mean
-
-    score difference of the pairs exceeds `most_score_difference`.
-    """
-    if parity.share < least_share or parity.score > most_score_difference:
-        raise ParityError(
-            f"{what} must find the same boxes: at least {least_share:.1%} of them, with scores that differ by at most "
-            f"{most_score_difference:.2g} in the mean",
-            got=f"{parity.share:.1%} and {parity.score:.2g} on {parity.n} detections in {parity.images} images",
-            do="compare the layers' outputs; if the difference is accepted, lower the bar in the recipe",
-        )

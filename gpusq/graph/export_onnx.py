@@ -68,8 +68,7 @@ def _check_batch(model: ir.Model, batch: str | int) -> None:
                 f"export: the first dimension of {value.name} must be the batch"
                 + (", of any size" if batch == BATCH else f" of {batch}"),
                 got=str(value.shape),
-                do="keep the batch size out of reshapes and constants: use x.shape[0] or -1"
-                + ("; or export with a fixed batch (batch=1)" if batch == BATCH else ""),
+                do="keep the batch size out of reshapes and constants: use x.shape[0] or -1",
             )
 
 

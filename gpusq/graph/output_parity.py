@@ -25,8 +25,9 @@ CLOSE = 0.1
 def compare_outputs(description: Mapping[str, Any], expected: Outputs, found: Outputs) -> Parity:
     """Compare outputs by name (arrays [n, ...], n >= 1) as the task of `description` (model.json) asks.
 
-    relative: largest difference over the largest value, the worst of all outputs; for a detector after its boxes were
-    paired where the order of the queries differs. Raises ParityError for other names or shapes, NonFiniteError.
+    relative: largest difference over the largest value, the worst of all outputs. Where the queries of a detector come
+    in another order: that of the queries whose detections were paired by class and overlap, logits and boxes alike
+    (`Parity.paired`). Raises ParityError for other names or shapes, NonFiniteError.
     """
     if expected.keys() != found.keys() or not expected:
         raise ParityError(f"outputs {', '.join(expected)} were expected", got=", ".join(found))
@@ -55,18 +56,32 @@ def _tensors(expected: Outputs, found: Outputs) -> Parity:
     for name, a in expected.items():
         agreeing &= _image_errors(a, found[name]) < CLOSE
     largest, relative = _worst(expected, found)
-    return Parity(largest, relative, float(agreeing.mean()), len(agreeing))
+    return Parity(largest, relative, float(agreeing.mean()), len(agreeing), "tensors")
 
 
 def _detections(activation: str, expected: Outputs, found: Outputs) -> Parity:
-    from gpusq.graph.box_parity import found_of, match_detections
+    from gpusq.graph.box_parity import found_of, match_queries
+    from gpusq.graph.query_order import in_order, paired_error
 
     pair = [found_of(o["logits"], o["boxes"], activation) for o in (expected, found)]  # type: ignore[arg-type]
-    boxes = match_detections(pair[0], pair[1])
-    largest, relative = _worst(expected, found)
-    if boxes.share == 1.0 and relative > boxes.worst_score:  # the same boxes in another order: compare their scores
-        largest = relative = boxes.worst_score
-    return Parity(largest, relative, boxes.share, boxes.n)
+    boxes, queries = match_queries(pair[0], pair[1])
+    error, paired = _worst(expected, found), False
+    if boxes.matched and not in_order(expected, found):
+        beside = paired_error(expected, found, queries)
+        if beside[1] < error[1]:
+            error, paired = beside, True
+    return Parity(
+        error[0],
+        error[1],
+        boxes.share,
+        boxes.n,
+        "detection",
+        paired=paired,
+        matched=boxes.matched,
+        mean_iou=boxes.mean_iou,
+        score=boxes.score,
+        worst_score=boxes.worst_score,
+    )
 
 
 def _worst(expected: Outputs, found: Outputs) -> tuple[float, float]:

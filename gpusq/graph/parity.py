@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,34 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+COMPARED = {
+    "classification": "images with the same top-1",
+    "detection": "boxes",
+    "tensors": "images with outputs alike",
+}
+"""Task -> what `Parity.n` counts and `Parity.top1` is a share of."""
+
+
 @dataclass(frozen=True)
 class Parity:
-    """Logits [n, classes] of two forms. relative: largest |a - b| over the largest |a|; top1: share of equal argmax."""
+    """Outputs of two forms of one model; `gpusq.graph.output_parity` says how each task is compared.
+
+    relative: largest |a - b| over the largest |a|. top1: share of equal answers, of n images, or of n boxes of a
+    detector. The rest is of detectors, None for other tasks: paired: `relative` is that of paired queries, since their
+    order differs. matched: boxes that both found. mean_iou: their mean overlap, 0 to 1 (0 where there are none).
+    score, worst_score: mean and largest difference of their scores.
+    """
 
     max_abs: float
     relative: float
     top1: float
     n: int
+    task: str = "classification"
+    paired: bool | None = None
+    matched: int | None = None
+    mean_iou: float | None = None
+    score: float | None = None
+    worst_score: float | None = None
 
 
 def compare(expected: NDArray[Any], found: NDArray[Any]) -> Parity:
@@ -40,11 +61,54 @@ def compare(expected: NDArray[Any], found: NDArray[Any]) -> Parity:
     return Parity(largest, largest / scale if scale else largest, same, len(a))
 
 
-def check_parity(parity: Parity, *, relative: float, top1: float, what: str) -> None:
-    """Raises ParityError where the relative error exceeds `relative` or the agreement is below `top1` (0 to 1)."""
-    if parity.relative > relative or parity.top1 < top1:
+def check_parity(
+    parity: Parity,
+    *,
+    relative: float | None,
+    top1: float,
+    what: str,
+    mean_iou: float = 0.0,
+    score: float | None = None,
+) -> None:
+    """Raises ParityError where the relative error exceeds `relative` or the agreement is below `top1` (0 to 1).
+
+    Of a detector also where the mean overlap of paired boxes is below `mean_iou` (0 to 1), or the mean difference of
+    their scores above `score`. None: not judged.
+    """
+    asked, got = [], []
+    if relative is not None and math.isfinite(relative):
+        asked.append(f"within {relative:.2g} of the largest value")
+        got.append(f"{parity.relative:.2g}")
+    if top1 > 0:
+        asked.append(f"in {top1:.1%} of {_compared(parity)}")
+        got.append(f"{parity.top1:.1%} of {parity.n}")
+    if parity.mean_iou is not None and mean_iou > 0:
+        asked.append(f"with a mean overlap (IoU) of paired boxes of at least {mean_iou:.2f}")
+        got.append(f"{parity.mean_iou:.3f}")
+    if parity.score is not None and score is not None:
+        asked.append(f"with a mean difference of their scores of at most {score:.2g}")
+        got.append(f"{parity.score:.2g}")
+    if _failed(parity, relative, top1, mean_iou, score):
         raise ParityError(
-            f"{what} must agree within {relative:.2g} of the largest logit and in {top1:.1%} of top-1",
-            got=f"{parity.relative:.2g} and {parity.top1:.1%} on {parity.n} inputs",
-            do="compare the layers' outputs; if the difference is accepted, raise the tolerance in the recipe",
+            f"{what} must agree {', '.join(asked)}",
+            got=", ".join(got) + _counted(parity),
+            do="compare the layers' outputs; if the difference is accepted, change the bar in the recipe",
         )
+
+
+def _failed(parity: Parity, relative: float | None, top1: float, mean_iou: float, score: float | None) -> bool:
+    far = relative is not None and parity.relative > relative
+    loose = parity.mean_iou is not None and parity.mean_iou < mean_iou
+    shifted = parity.score is not None and score is not None and parity.score > score
+    return far or loose or shifted or parity.top1 < top1
+
+
+def _compared(parity: Parity) -> str:
+    return COMPARED.get(parity.task, COMPARED["tensors"])
+
+
+def _counted(parity: Parity) -> str:
+    """What the figures were taken on."""
+    if parity.task == "detection":
+        return f", on {parity.n} boxes of which {parity.matched} were found by both"
+    return f", on {parity.n} images"

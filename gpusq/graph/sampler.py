@@ -1,4 +1,9 @@
-"""GridSample rewritten to gathers: what every engine builder computes alike."""
+"""GridSample rewritten to gathers, by operators whose results do not depend on an engine's own GridSample.
+
+TensorRT computes GridSample wrong from 10.14 on (NVIDIA/TensorRT#4813, #4646; pytorch/TensorRT#4074, #3674). The
+gathers are held to torch's grid_sample in ONNX Runtime; that an engine computes them right on a GPU is not shown
+(docs/untested-on-hardware.md).
+"""
 
 from __future__ import annotations
 

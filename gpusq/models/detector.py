@@ -12,6 +12,8 @@ from gpusq.errors import UnsupportedModelError
 from gpusq.models.description import Activation
 
 Pair = tuple[Tensor, Tensor]
+Auxiliary = tuple[Any, ...]
+"""(logits, boxes), or (logits, boxes, copies): the number of queries that each target is matched with."""
 FIELDS = (("logits", "pred_logits"), ("boxes", "pred_boxes"))
 """Names that models give their logits and boxes in a mapping or an object."""
 AUXILIARY = ("aux_outputs", "auxiliary_outputs")
@@ -32,7 +34,7 @@ class Detector(nn.Module):
         self.model, self.family = model, family
 
     def forward(self, pixel_values: Tensor) -> tuple[Any, ...]:
-        """In training mode (logits, boxes, more such pairs) where the family has auxiliary outputs."""
+        """In training mode (logits, boxes, auxiliary outputs), each (logits, boxes) or (logits, boxes, copies)."""
         if not self.family:
             output = self.model(pixel_values)
             return (*pair_of(output), _auxiliary_of(output)) if self.training else pair_of(output)
@@ -114,12 +116,31 @@ def _field(output: Any, names: Sequence[str]) -> Any:
     return None
 
 
-def _auxiliary_of(output: Any) -> tuple[Pair, ...]:
-    """Auxiliary pairs of a model that is not of transformers: a third value of a tuple, or a field of AUXILIARY."""
+def _auxiliary_of(output: Any) -> tuple[Auxiliary, ...]:
+    """Auxiliary outputs of a model that is not of transformers: a third value of a tuple, or a field of AUXILIARY.
+
+    They are a sequence of (logits, boxes) or (logits, boxes, copies), or of mappings with these. A third value of any
+    other make, such as masks or features, is the model's own affair and left out, as it is in eval mode.
+    """
     found = output[2] if isinstance(output, (tuple, list)) and len(output) > 2 else None
     if not isinstance(output, (tuple, list)):
         found = _field(output, AUXILIARY)
-    return tuple(pair_of(x) for x in found or ())
+    if not isinstance(found, (tuple, list)) or not all(_is_auxiliary(x) for x in found):
+        return ()
+    return tuple((*pair_of(x), *_copies_of(x)) for x in found)
+
+
+def _is_auxiliary(output: Any) -> bool:
+    """Whether it is (logits, boxes), (logits, boxes, copies) with copies from 1, or a mapping or object with both."""
+    if not is_pair(output):
+        return False
+    more = output[2:] if isinstance(output, (tuple, list)) else ()
+    return not more or (len(more) == 1 and type(more[0]) is int and more[0] >= 1)
+
+
+def _copies_of(output: Any) -> tuple[int, ...]:
+    """The third value of a triple: how many queries each target is matched with."""
+    return tuple(output[2:]) if isinstance(output, (tuple, list)) else ()
 
 
 def _each_layer(detector: Detector, pixel_values: Tensor) -> Any:

@@ -78,7 +78,8 @@ def find_detector_dense(module: nn.Module, probe: Probe, blocks: Sequence[str]) 
     """The class heads and last box layers of a detector, kept dense by default, with reasons.
 
     Every class head and box head counts, also those of the encoder and of inner decoder layers: they select queries
-    and refine boxes, and their few outputs fit no sparse tile.
+    and refine boxes, and their few outputs fit no sparse tile. Box heads are told by their names, and the layers that
+    give the boxes themselves by what one pass showed.
     """
     heads: dict[str, str] = {}  # part of the model -> its last layer
     for name, run in _outer_runs(module, probe, blocks):
@@ -86,9 +87,10 @@ def find_detector_dense(module: nn.Module, probe: Probe, blocks: Sequence[str]) 
             continue
         if any(part in name.lower() for part in BOX_HEADS):
             heads[name.rpartition(".")[0]] = name
-        elif run.shape[-1] == probe.logits.shape[-1]:
+        elif run.shape[-1] == probe.logits.shape[-1] and run.layer not in probe.box_layers:
             heads[name] = name
-    return {name: CLASS_HEAD_REASON if part == name else BOX_HEAD_REASON for part, name in heads.items()}
+    boxes = {n: BOX_HEAD_REASON for n, m in module.named_modules() if m in probe.box_layers}
+    return boxes | {name: CLASS_HEAD_REASON if part == name else BOX_HEAD_REASON for part, name in heads.items()}
 
 
 def find_output_dense(module: nn.Module, probe: Probe, blocks: Sequence[str]) -> dict[str, str]:

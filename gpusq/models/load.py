@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from gpusq.detection import used_classes
 from gpusq.errors import ClassMismatchError, UnsupportedModelError
 from gpusq.models.attention import attach_points
 from gpusq.models.canonical import canonicalise
@@ -111,9 +112,10 @@ def _shown_task(module: nn.Module, input_shape: tuple[int, int, int]) -> Task:
 
 def _describe(raw: Raw, architecture: str, run: Probe, classes: int | None) -> ModelDescription:
     task = raw.task or "classification"
-    activation, width = _classes_of(raw, run, classes)
+    activation, width = _classes_of(raw, run)
     names = raw.classes or tuple(str(i) for i in range(width))
-    if task != "tensors" and (classes not in (None, width) or len(names) != width):
+    without_gaps = len(used_classes(raw.classes or ())) if task == "detection" else width
+    if task != "tensors" and (classes not in (None, width, without_gaps) or len(names) != width):
         raise ClassMismatchError(
             f"the model gives {classes or len(names)} logits, one for each class",
             got=f"{width} logits",
@@ -143,17 +145,23 @@ def _describe(raw: Raw, architecture: str, run: Probe, classes: int | None) -> M
         ) from error
 
 
-def _classes_of(raw: Raw, run: Probe, classes: int | None) -> tuple[Activation, int]:
-    """(activation, number of classes). Raises UnsupportedModelError where a detector's width tells neither."""
+def _classes_of(raw: Raw, run: Probe) -> tuple[Activation, int]:
+    """(activation, number of classes), from the model's own facts: how many classes the images have tells neither.
+
+    Raises UnsupportedModelError where a detector names neither, or a number of classes that fits neither.
+    """
     width = run.logits.shape[-1]
     if raw.task != "detection":
         return "softmax", width
-    known = len(raw.classes) if raw.classes is not None else classes
+    known = None if raw.classes is None else len(raw.classes)
     if raw.activation is None and known not in (width, width - 1):
+        named = "neither in its facts" if known is None else f"{known} classes in its facts"
         raise UnsupportedModelError(
-            "a detector tells its classes or its activation: softmax has one more column, for no object",
-            got=f"{width} logits for each query",
-            do='return (module, {"input_shape": ..., "classes": names, "activation": "sigmoid" or "softmax"})',
+            "a detector's facts tell its activation, or its classes: as many as logits are sigmoid, one less softmax "
+            "(the last column is no object)",
+            got=f"{width} logits for each query and {named}",
+            do='add "activation": "sigmoid" or "softmax" to the facts, and "classes": names; '
+            'return (module, {"input_shape": ..., "activation": ..., "classes": ...})',
         )
     activation = raw.activation or ("sigmoid" if known == width else "softmax")
     return activation, width - (activation == "softmax")

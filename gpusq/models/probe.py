@@ -15,6 +15,8 @@ from gpusq.models.attention import attention_callers
 from gpusq.models.description import Task
 from gpusq.models.detector import is_pair, pair_of, tensors_of
 
+BOX_WIDTH = 4
+
 
 @dataclass(frozen=True)
 class GemmRun:
@@ -30,6 +32,7 @@ class Probe:
 
     logits: the first output, of a classifier [1, classes]. bare: the module gave its outputs as they should be, a
     classifier a plain Tensor, any other model a tuple of tensors. outputs: all of them.
+    box_layers: of a detector the Linears of width 4 whose outputs become the boxes with no layer between.
     """
 
     logits: Tensor
@@ -37,6 +40,7 @@ class Probe:
     runs: tuple[GemmRun, ...]
     callers: tuple[nn.Module, ...]
     outputs: tuple[Tensor, ...] = ()
+    box_layers: tuple[nn.Module, ...] = ()
 
 
 class Classifier(nn.Module):
@@ -83,7 +87,8 @@ def probe(module: nn.Module, input_shape: tuple[int, int, int], task: Task = "cl
         output = run_forward(module, x)
     if task != "classification":
         outputs = _tensors(output, task)
-        return Probe(outputs[0], isinstance(output, tuple), tuple(runs), tuple(callers), outputs)
+        found = _box_layers(module, x) if task == "detection" else ()
+        return Probe(outputs[0], isinstance(output, tuple), tuple(runs), tuple(callers), outputs, found)
     logits = logits_of(output)
     if logits.dim() != 2 or logits.shape[0] != 1 or not logits.is_floating_point():
         raise UnsupportedModelError(
@@ -106,6 +111,42 @@ def _tensors(output: Any, task: Task) -> tuple[Tensor, ...]:
             do="wrap the model in a module whose forward returns (logits, boxes)",
         )
     return logits, boxes
+
+
+def _box_layers(module: nn.Module, x: Tensor) -> tuple[nn.Module, ...]:
+    """The Linears of width 4 from which a path leads to the boxes without another layer, told by autograd's graph.
+
+    None where the model cannot be differentiated: its box layers are then told by their names alone.
+    """
+    layers: dict[Any, nn.Module] = {}  # node of autograd's graph -> the layer that wrote it
+
+    def note(layer: nn.Module, _: Any, output: Tensor) -> None:
+        whole = output if output._base is None else output._base  # what an in-place change of a part goes back to
+        layers.update({output.grad_fn: layer, whole.grad_fn: layer})
+
+    handles = [m.register_forward_hook(note) for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    try:
+        with evaluating(module), torch.enable_grad():
+            boxes = pair_of(module(x.clone().requires_grad_().clone()))[1]
+    except RuntimeError:
+        return ()
+    finally:
+        for handle in handles:
+            handle.remove()
+    last = dict.fromkeys(_nearest(boxes.grad_fn, layers))
+    return tuple(m for m in last if isinstance(m, nn.Linear) and m.out_features == BOX_WIDTH)
+
+
+def _nearest(node: Any, layers: Mapping[Any, nn.Module]) -> Iterator[nn.Module]:
+    """The layers met on the ways back from a node of autograd's graph, each way up to its first layer."""
+    open_nodes, seen = [node], {None}
+    while open_nodes:
+        node = open_nodes.pop()
+        if node in layers:
+            yield layers[node]
+        elif node not in seen:
+            open_nodes += [before for before, _ in node.next_functions]
+        seen.add(node)
 
 
 def run_forward(module: nn.Module, x: Tensor) -> Any:

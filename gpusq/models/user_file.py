@@ -25,10 +25,11 @@ def load_file(spec: Spec, classes: int | None, seed: int) -> Raw:
     """Call a function of a Python file.
 
     It returns an nn.Module with an attribute `input_shape`, or (module, {"input_shape": (C, H, W), "mean", "std",
-    "classes": names or number, "task", "activation", "outputs"}); a detector is known by its outputs, and its
-    activation by the number of its classes where it is not told. Where the function takes an argument `pretrained` it
-    is given True here and False when the artifact is rebuilt; where it takes `classes` or `num_classes` it is given
-    the number asked for. The file stands alone: it may import installed packages, not its neighbours.
+    "classes": names or number, "task", "activation", "outputs"}). A detector is known by its outputs; its facts name
+    its activation, or its classes: as many as it has logits are sigmoid, one less softmax. Where the function takes an
+    argument `pretrained` it is given True here and False when the artifact is rebuilt; where it takes `classes` or
+    `num_classes` it is given the number asked for. The file stands alone: it may import installed packages, not its
+    neighbours.
     Raises UnsupportedModelError.
     """
     path = Path(spec.name)

@@ -42,12 +42,25 @@ class Build(Stage):
         "auto", "TensorRT-RTX parse-and-build check of bundles; auto runs it where the library is installed"
     )
     max_batch: int = parameter(32, "largest batch of the bundle's optimization profile")
-    tolerance: float = parameter(0.05, "largest error of a device's logits on the samples, over the largest logit")
-    agreement: float = parameter(0.95, "least share of sample images on which the engine agrees with PyTorch")
+    tolerance: float = parameter(
+        0.05,
+        "largest error of a device's outputs on the samples, over the largest value (detectors: of paired queries)",
+    )
+    agreement: float = parameter(
+        0.95,
+        "least share of answers on the samples that equal PyTorch's: images, or a detector's boxes that both find; 0 "
+        "judges neither these nor the boxes' overlap and scores",
+    )
+    box_iou: float = parameter(
+        0.85, "detectors: least mean overlap (IoU, 0 to 1) of the boxes that the engine and PyTorch both find"
+    )
+    score_difference: float = parameter(0.1, "detectors: largest mean difference of the scores (0 to 1) of those boxes")
 
     def __post_init__(self) -> None:
         if self.max_batch < 1:
             raise UsageError("build: max_batch must be at least 1", got=str(self.max_batch), do="raise it")
+        if not (0 <= self.box_iou <= 1 and 0 <= self.score_difference <= 1):
+            raise UsageError("build: box_iou and score_difference must be from 0 to 1", do="see `gpusq build --help`")
 
     def gives(self, parent: Artifact | None) -> str:
         return "bundle" if self._target().is_gpu else "engine"
@@ -119,7 +132,7 @@ class Build(Stage):
         from gpusq.engines import cpu_threads, load_cpu
         from gpusq.graph.output_parity import compare_outputs
         from gpusq.graph.parity import check_parity
-        from gpusq.stages.parity_gate import allowed_agreement
+        from gpusq.stages.parity_gate import allowed_agreement, box_bars
 
         runtime = json.loads((out / "engine.json").read_text(encoding="utf-8"))["runtime"]
         description = json.loads((out / "model.json").read_text(encoding="utf-8"))
@@ -127,7 +140,8 @@ class Build(Stage):
         parity = compare_outputs(description, expected, load_cpu(runtime, out, cpu_threads()).outputs(images))
         own = parent.read_json("export.json").get("parity_self") if parent else None
         least = allowed_agreement(self.agreement, own, parity.n)
-        check_parity(parity, relative=float("inf"), top1=least, what=f"build: the {runtime} engine and PyTorch")
+        bars = box_bars(self.agreement, self.box_iou, self.score_difference, own)
+        check_parity(parity, relative=None, top1=least, what=f"build: the {runtime} engine and PyTorch", **bars)
 
     def _bundle(self, parent: Artifact, target: Target, out: Path, context: Context) -> dict[str, Any]:
         from gpusq.engines import BatchProfile, write_bundle
@@ -138,7 +152,7 @@ class Build(Stage):
         fp16, (images, expected) = parent.read("model.fp16.onnx"), _samples(parent.read(SAMPLES))
         profile = BatchProfile(1, min(8, self.max_batch), self.max_batch)
         checks = self._rtx_checks(fp16, profile.shapes(images.shape[1:]), target, context)
-        own = parent.read_json("export.json").get("parity_self")
+        own, task = parent.read_json("export.json").get("parity_self"), parent.read_json("model.json")["task"]
         context.progress(self.name, 0, None, f"bundle for {target.name}")
         write_bundle(
             out,
@@ -148,18 +162,27 @@ class Build(Stage):
             pixel_values=images,
             logits=expected.pop("logits", None),
             more_outputs=expected,
-            task=parent.read_json("model.json")["task"],
+            task=task,
             profile=profile,
             rtx_checks=checks,
             tolerance=self.tolerance,
             agreement=allowed_agreement(self.agreement, own, len(images)),
-            extra={name: parent.read(name) for name in CARRIED},
+            extra={name: parent.read(name) for name in CARRIED} | self._gate(task, own),
         )
         layers = read_layers(parent)
         found = [rtx_summary(c, layers) for c in checks]
         for line in map(rtx_line, found):
             context.progress(self.name, 0, None, line)
         return {"rtx": found}
+
+    def _gate(self, task: str, own: dict[str, Any] | None) -> dict[str, bytes]:
+        """The file with the bars that the device holds a detector's paired boxes to; none for other tasks."""
+        from gpusq.engines.bundle import BOX_LIMITS, json_bytes
+        from gpusq.stages.parity_gate import box_bars
+
+        if task != "detection":
+            return {}
+        return {BOX_LIMITS: json_bytes(box_bars(self.agreement, self.box_iou, self.score_difference, own))}
 
     def _rtx_checks(self, onnx: bytes, shapes: Any, target: Target, context: Context) -> tuple[RtxCheck, ...]:
         """Build the FP16 graph with TensorRT-RTX for the target's stand-in compute capabilities."""

@@ -39,9 +39,21 @@ class Export(Stage):
     opset: int = parameter(21, "ONNX operator set, 18 or later (FP16 needs 19, GELU is one node from 20)")
     samples: int = parameter(32, "test images stored with their expected outputs, for bundles and engines")
     parity_images: int = parameter(2000, "test images on which ONNX Runtime must agree with PyTorch")
-    float_tolerance: float = parameter(1e-4, "largest difference of a float model's logits, over the largest logit")
-    agreement: float = parameter(0.995, "least share of images with the same top-1, quantized models")
-    fp16_agreement: float = parameter(0.99, "least share of sample images with the same top-1, FP16 file")
+    float_tolerance: float = parameter(
+        1e-4, "largest difference of a float model's outputs, over the largest value (detectors: of paired queries)"
+    )
+    agreement: float = parameter(
+        0.995,
+        "least share of equal answers of quantized models: images with the same top-1, a detector's boxes that both "
+        "find, else images with outputs alike; 0 judges neither these nor the boxes' overlap and scores",
+    )
+    fp16_agreement: float = parameter(0.99, "the same of the FP16 file, on the sample images")
+    box_iou: float = parameter(
+        0.9, "least mean overlap (IoU, 0 to 1) of the boxes that both find: detectors, quantized or FP16"
+    )
+    score_difference: float = parameter(
+        0.05, "largest mean difference of the scores (0 to 1) of those boxes: detectors, quantized or FP16"
+    )
     sampler: Literal["gather", "grid_sample"] = parameter(
         "gather",
         "sampling of deformable attention: gather works around wrong GridSample engines of TensorRT from 10.14 on",
@@ -51,6 +63,8 @@ class Export(Stage):
     def __post_init__(self) -> None:
         if self.samples < 1 or self.parity_images < 1:
             raise UsageError("export: samples and parity_images must be at least 1", do="raise them")
+        if not (0 <= self.box_iou <= 1 and 0 <= self.score_difference <= 1):
+            raise UsageError("export: box_iou and score_difference must be from 0 to 1", do="see `gpusq export --help`")
 
     def gives(self, parent: Artifact | None) -> str:
         return "onnx"
@@ -121,7 +135,7 @@ class Export(Stage):
         import numpy as np
         from safetensors.numpy import save_file
 
-        from gpusq.stages.parity_gate import relaxed_note, self_parity
+        from gpusq.stages.parity_gate import misses, relaxed_note, self_parity
 
         expected, found, images = self._both(state, out / FP32, context)
         n = min(self.samples, len(images))
@@ -129,7 +143,8 @@ class Export(Stage):
         first = {name: np.ascontiguousarray(values[:n]) for name, values in expected.items()}
         save_file({"pixel_values": np.ascontiguousarray(images[:n]), **first}, out / "samples.safetensors")
         fp32, fp16, own = _parity(state, expected, found), _parity(state, first, half), None
-        if state.quantizers and (fp32["top1"] < self.agreement or fp16["top1"] < self.fp16_agreement):
+        asked = ((fp32, self.agreement), (fp16, self.fp16_agreement))
+        if state.quantizers and any(misses(found, least, self._boxes(least, None)) for found, least in asked):
             context.progress(f"{self.name}: parity", 0, None, "PyTorch beside itself")
             own = self_parity(state, (b.pixel_values for _, b in self._images(state, context)), expected)
             context.progress(f"{self.name}: parity", 1, 1, relaxed_note({"parity_fp32": fp32, "parity_self": own}))
@@ -169,14 +184,21 @@ class Export(Stage):
         from gpusq.stages.parity_gate import allowed_agreement
 
         fp32, fp16 = _read_parity(report["parity_fp32"]), _read_parity(report["parity_fp16"])
-        own = report["parity_self"]
+        own, what = report["parity_self"], "export: ONNX Runtime and PyTorch"
         if kind == "quantized":
             least = allowed_agreement(self.agreement, own, fp32.n)
-            check_parity(fp32, relative=float("inf"), top1=least, what="export: ONNX Runtime and PyTorch")
-        else:
-            check_parity(fp32, relative=self.float_tolerance, top1=0.0, what="export: ONNX Runtime and PyTorch")
+            check_parity(fp32, relative=None, top1=least, what=what, **self._boxes(self.agreement, own))
+        else:  # the values decide; where they were paired, what was left alone and how they overlap counts too
+            least = self.agreement if fp32.paired else 0.0
+            check_parity(fp32, relative=self.float_tolerance, top1=least, what=what, **self._boxes(least, None))
         least = allowed_agreement(self.fp16_agreement, own, fp16.n)
-        check_parity(fp16, relative=float("inf"), top1=least, what="export: FP16 ONNX and PyTorch")
+        bars = self._boxes(self.fp16_agreement, own)
+        check_parity(fp16, relative=None, top1=least, what="export: FP16 ONNX and PyTorch", **bars)
+
+    def _boxes(self, agreement: float, own: dict[str, Any] | None) -> dict[str, Any]:
+        from gpusq.stages.parity_gate import box_bars
+
+        return box_bars(agreement, self.box_iou, self.score_difference, own)
 
     def _check_signature(self, out: Path) -> None:
         import json

@@ -33,6 +33,7 @@ def check_task(images: ImageSet, description: Mapping[str, Any]) -> None:
 def loader_of(images: ImageSet, description: Mapping[str, Any]) -> Loader:
     """A loader that prepares images as `description` (model.json) says. Raises ClassMismatchError (`check_task`)."""
     from gpusq.data import Loader, Preprocess
+    from gpusq.data.classes import in_model_classes
 
     check_task(images, description)
     channels, height, width = description["input_shape"]
@@ -43,7 +44,7 @@ def loader_of(images: ImageSet, description: Mapping[str, Any]) -> Loader:
         std=tuple(description["std"]),
         resize=description["resize"],
     )
-    return Loader(images, preprocess)
+    return Loader(in_model_classes(images, description["classes"]), preprocess)
 
 
 def batches_of(

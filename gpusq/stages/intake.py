@@ -67,10 +67,15 @@ def check_dense(out: Path, context: Context) -> None:
 
 
 def dense_state(loaded: Any) -> Any:
-    """Check, trace and list the layers of a freshly loaded model. Raises NonFiniteError, UnsupportedModelError."""
+    """Check, trace and list the layers of a freshly loaded model. Raises NonFiniteError, UnsupportedModelError.
+
+    Steps that depend on the image's values are refused here, since the export would refuse them after all training.
+    """
     from gpusq.models import check_finite, gemm_layers, plain_tensors, trace_workload
+    from gpusq.stages.control_flow import check_control_flow
     from gpusq.stages.model_files import ModelState
 
     check_finite(plain_tensors(loaded.module))
+    check_control_flow(loaded.module, loaded.description.input_shape)
     workload = trace_workload(loaded.module, loaded.description.input_shape)
     return ModelState(loaded, gemm_layers(loaded.module, loaded.keep_dense), workload)

@@ -166,7 +166,8 @@ def sensitivity_notes(result: dict[str, Any]) -> list[str]:
         what = {"sparse": "dense", "int8": "in FP16", "both": "dense and in FP16"}[step["kept"]]
         lines.append(f"sensitivity: with {step['block']} {what} too, the rest loses {_points(step['loss'])}")
     if not result["reached"]:
-        lines.append("sensitivity: the limit was not reached before training")
+        more = "all blocks that cost something alone were left out of what cost it, and no others"
+        lines.append(f"sensitivity: the limit was not reached before training; {more}")
     if set(result["keep_dense"]) >= set(result["prunable"]):
         lines.append("sensitivity: every block was left out of 2:4; nothing is sparse")
     return lines

@@ -142,7 +142,8 @@ def switchboard(
 def scan(board: Switchboard, measure: Measure, max_drop: float, listen: Listener) -> Scan:
     """Measure every block in every form, then leave out the costliest until the whole loses at most `max_drop` points.
 
-    A block is first left out of the form that costs it more, then of both. Blocks that lose nothing stay in.
+    A block is first left out of the form that costs it more, then, where that costs too, of the other. A block stays
+    in each form that alone costs it no points (or gains some): the limit may then stay out of reach.
     """
     blocks = list(board.groups)
     total = len(blocks) * len(FORMS) + 1
@@ -197,8 +198,12 @@ def _leave_out(
 
 
 def _costliest_first(losses: Mapping[str, Mapping[str, Loss]]) -> list[tuple[str, Form]]:
-    """(block, form) by what leaving that block out of that form saves; equal points rank by the outputs' error."""
+    """(block, form) by what leaving that block out of that form saves; equal points rank by the outputs' error.
+
+    Only those that cost something: the others would be slower for nothing.
+    """
     alone: tuple[Form, ...] = ("sparse", "int8")
-    single = [(f[form].points, f[form].error, block, form) for block, f in losses.items() for form in alone]
+    every = [(f[form].points, f[form].error, block, form) for block, f in losses.items() for form in alone]
+    single = [entry for entry in every if entry[0] > 0]
     single.sort(key=lambda entry: entry[:2], reverse=True)
     return [(block, form) for _, _, block, form in single]

@@ -22,6 +22,14 @@ def corners(draw: st.DrawFn, most: int = 6) -> np.ndarray:
     return np.array([(x, y, min(100, x + w), min(100, y + h)) for x, y, w, h in rows], np.float64).reshape(-1, 4)
 
 
+@st.composite
+def anywhere(draw: st.DrawFn) -> np.ndarray:
+    """float64 [n, 4] in and around an image of 100 x 100, some without extent."""
+    place, side = st.integers(-30, 130), st.integers(0, 60)
+    rows = draw(st.lists(st.tuples(place, place, side, side), max_size=6))
+    return np.array([(x, y, x + w, y + h) for x, y, w, h in rows], np.float64).reshape(-1, 4)
+
+
 @given(corners())
 def test_the_conversions_undo_each_other(xyxy: np.ndarray) -> None:
     assert np.allclose(box_cxcywh_to_xyxy(box_xyxy_to_cxcywh(xyxy)), xyxy)
@@ -83,6 +91,28 @@ def test_what_is_trained_on_has_no_crowds() -> None:
     mixed = boxes([[0, 0, 5, 5], [5, 5, 9, 9]], crowd=np.array([True, False]))
     assert mixed.learnable().xyxy().round(3).tolist() == [[5, 5, 9, 9]]
     assert len(no_boxes((3, 4)).learnable()) == 0
+
+
+@given(anywhere())
+def test_what_is_trained_on_is_what_the_image_shows_of_each_box(xyxy: np.ndarray) -> None:
+    every = boxes(xyxy.tolist(), (60, 100))
+    learned = every.learnable()
+    inside = clipped(xyxy, (0, 0, 100, 60))
+    seen = (inside[:, 2:] > inside[:, :2]).all(axis=1)
+    assert np.allclose(learned.xyxy(), inside[seen], atol=1e-3)
+    assert (areas(learned.xyxy()) > 0).all()
+    untouched = (inside == xyxy).all(axis=1) & seen
+    assert np.array_equal(learned.boxes[untouched[seen]], every.boxes[untouched])  # to the bit
+    assert len(every) == len(xyxy)  # the metric keeps them all
+    assert np.array_equal(learned.learnable().boxes, learned.boxes)
+
+
+@given(anywhere())
+def test_a_crop_takes_of_a_box_what_the_image_shows_of_it(xyxy: np.ndarray) -> None:
+    every = boxes(xyxy.tolist())
+    for window in ((0, 0, 100, 100), (20, 30, 90, 80)):
+        crop, of_learned = (seen_through(x, window, visible=0.5) for x in (every, every.learnable()))
+        assert np.allclose(crop.boxes, of_learned.boxes, atol=1e-5)
 
 
 def test_a_copy_is_independent() -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from gpusq.data import class_check, open_data
+from gpusq.data import DetectionSet, ImageSet, class_check, open_data, task_of
+from gpusq.data.classes import in_model_classes, output_of_class
 from gpusq.errors import ClassMismatchError
+from tests.data.box_samples import coco_folder
 from tests.data.picture_samples import array_set, photo, save
 
 IMAGES = array_set(classes=4)
@@ -46,3 +49,55 @@ def test_long_lists_are_cut() -> None:
 def test_images_without_labels_pass(tmp_path: Path) -> None:
     save(tmp_path / "x.png", photo(0))
     class_check(open_data(str(tmp_path)).train, NAMES)
+
+
+GAPS = ("N/A", "cat", "LABEL_2", "dog", "", "5")
+
+
+@pytest.fixture
+def annotated(tmp_path: Path) -> ImageSet:
+    return open_data(f"coco:{coco_folder(tmp_path / 'set')}").train
+
+
+def test_each_class_of_a_head_with_gaps_is_found_by_its_name(annotated: ImageSet) -> None:
+    assert annotated.classes == ("cat", "dog")
+    assert output_of_class(annotated, GAPS) == (1, 3)
+    assert output_of_class(annotated, ("dog", "n/a", "cat")) == (2, 0)
+    assert output_of_class(annotated, ("__background__", "cat", "dog")) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        ("cat", "dog"),  # no gaps: the classes must be the same anyway
+        ("N/A", "cat", "bird"),
+        ("N/A", "cat", "dog", "bird"),  # nobody annotated birds: a detector would unlearn them
+        ("N/A", "cat", "dog", "cat"),
+        ("0", "1", "2"),
+        ("N/A", "Cat", "dog"),
+        (),
+    ],
+)
+def test_no_other_head_has_gaps(annotated: ImageSet, head: tuple[str, ...]) -> None:
+    assert output_of_class(annotated, head) is None
+    assert in_model_classes(annotated, head) is annotated
+
+
+def test_class_folders_are_never_renumbered() -> None:
+    assert output_of_class(IMAGES, (*NAMES, "N/A")) is None
+
+
+def test_a_renumbered_set_is_the_same_but_for_its_numbers(annotated: ImageSet) -> None:
+    found = in_model_classes(annotated, GAPS)
+    assert isinstance(found, DetectionSet)
+    assert isinstance(annotated, DetectionSet)
+    assert (found.ids, found.supervised, found.classes, task_of(found)) == (annotated.ids, True, GAPS, "detection")
+    assert found.fingerprint() != annotated.fingerprint()
+    assert len(found) == len(annotated)
+    for i in range(len(found)):
+        mine, theirs = found.boxes(i), annotated.boxes(i)
+        assert mine.classes.tolist() == [(1, 3)[c] for c in theirs.classes]
+        assert np.array_equal(mine.boxes, theirs.boxes)
+        assert np.array_equal(found.image(i), annotated.image(i))
+        assert found.content_sha256(i) == annotated.content_sha256(i)
+        assert found.label(i) is None

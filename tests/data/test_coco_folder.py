@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpusq.data import BoxSet, DataSpec, DetectionSet, open_data, task_of
+from gpusq.data import BoxSet, DataSpec, DetectionSet, annotation_notes, open_data, task_of
 from gpusq.errors import AnnotationError, ClassMismatchError, DataError, EmptyDataError
 from tests.data.box_samples import SIZES, coco, coco_folder, coco_part, write_images, write_json
 
@@ -96,7 +97,7 @@ def test_images_without_any_annotations_are_unlabelled(tmp_path: Path) -> None:
     assert data.train.classes == ()
 
 
-def test_crowds_clipped_empty_and_outside_boxes_are_counted(tmp_path: Path) -> None:
+def test_odd_boxes_are_counted_and_kept_for_the_metric_alone(tmp_path: Path) -> None:
     names = [f"{i}.png" for i in range(3)]
     write_images(tmp_path / "train", names)
     annotations = [
@@ -113,16 +114,49 @@ def test_crowds_clipped_empty_and_outside_boxes_are_counted(tmp_path: Path) -> N
     train = opened(tmp_path).train
     assert isinstance(train, BoxSet)
     found = train.findings
-    assert (found.images, found.empty, found.boxes, found.crowd) == (3, 1, 104, 1)
+    assert (found.images, found.empty, found.boxes, found.crowd) == (3, 1, 106, 1)
     assert (found.clipped, found.zero_area, found.outside) == (2, 1, 1)
     assert found.sentence() == (
-        "3 images (1 without objects), 104 boxes (1 of them crowds); 2 clipped at the edge of their image; "
-        "1 dropped for having no extent; 1 dropped for lying outside their image"
+        "3 images (1 without objects), 106 boxes (1 of them crowds); "
+        "2 reach over the edge of their image (cut there for training, as annotated in AP); "
+        "1 without extent (left out of training, kept in AP); "
+        "1 wholly outside their image (left out of training, kept in AP)"
     )
     first = train.boxes(train.ids.index("train/0.png"))
-    assert first.xyxy().round(3).tolist() == [[0, 0, 4, 4], [0, 3, 3, 8], [8, 10, 10, 12]]
-    assert first.area.tolist() == [16, 15, 4]
-    assert first.crowd.tolist() == [True, False, False]
+    assert first.xyxy().round(3).tolist() == [[0, 0, 4, 4], [-2, 3, 3, 8], [8, 10, 58, 60], [1, 1, 1, 6]]
+    assert first.area.tolist() == [16, 25, 2500, 0]
+    assert first.crowd.tolist() == [True, False, False, False]
+    assert first.learnable().xyxy().round(3).tolist() == [[0, 3, 3, 8], [8, 10, 10, 12]]
+
+
+@pytest.mark.parametrize("box", [[2, 3, 5, 5], [-2, 3, 5, 5]])
+def test_notes_name_only_what_occurs_and_the_split_it_occurs_in(tmp_path: Path, box: list[float]) -> None:
+    coco_folder(tmp_path)
+    path = tmp_path / "train" / "_annotations.coco.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "annotations": [{**content["annotations"][0], "bbox": box}]}))
+    data = opened(tmp_path)
+    reaches = "1 reach over the edge of their image (cut there for training, as annotated in AP)"
+    expected = [f"annotations of train: of 1 boxes {reaches}"] if box[0] < 0 else []
+    assert annotation_notes((data.train, data.test)) == expected
+
+
+def test_splits_of_one_file_share_their_note(tmp_path: Path) -> None:
+    names = [f"{i}.png" for i in range(10)]
+    write_images(tmp_path, names)
+    path = write_json(tmp_path / "all.json", coco(names, [{"image_id": 0, "bbox": [1, 1, 3, 0]}]))
+    data = open_data(f"coco:{path}")
+    expected = "annotations of train and test: of 1 boxes 1 without extent (left out of training, kept in AP)"
+    assert annotation_notes((data.train, data.test)) == [expected]
+
+
+def test_coordinates_that_no_number_of_pixels_can_be_are_refused(tmp_path: Path) -> None:
+    coco_folder(tmp_path)
+    write_images(tmp_path / "train", ["0.png"])
+    found = coco([f"{i}.png" for i in range(6)], [{"bbox": [0, 0, 1e300, 2]}])
+    write_json(tmp_path / "train" / "_annotations.coco.json", found)
+    with pytest.raises(AnnotationError, match=r"\(id 1\): corners must lie within 1e\+09 pixels; got 0"):
+        opened(tmp_path)
 
 
 # ---- refusals ----

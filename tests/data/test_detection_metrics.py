@@ -96,6 +96,13 @@ def test_the_hundred_best_of_an_image_are_judged() -> None:
     assert early.ap50 == pytest.approx(1.0)  # found as the last of a hundred
 
 
+def test_an_object_without_extent_counts_and_is_never_found() -> None:
+    truth = boxes([A, [60, 60, 60, 90]])
+    found = average_precision([detections([A, [60, 60, 60, 90]], [0.9, 0.8])], [truth], ["x"])
+    assert found.ap50 == pytest.approx(100 * 51 / 101)  # precision 1 up to recall 0.5, then nothing
+    assert found.n_boxes == 2
+
+
 # ---- what is not defined ----
 
 
@@ -133,8 +140,15 @@ def of_pycocotools(truth: dict[str, Any], results: list[dict[str, Any]]) -> list
     return [100 * float(evaluation.stats[i]) for i in (0, 1, 2, 8)]
 
 
-def scene(seed: int) -> tuple[list[Boxes], list[Detections]]:
-    """Up to four images with objects of three classes, crowds, and detections near and far."""
+def odd(corners: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """A third of the boxes without width, a third moved over the left edge or beyond it."""
+    kind = draw.integers(0, 3, len(corners))
+    flat = np.where((kind == 0)[:, None], corners[:, [0, 1, 0, 3]], corners)
+    return flat - np.where((kind == 1)[:, None], [draw.uniform(10, 150), 0] * 2, 0)
+
+
+def scene(seed: int, strange: bool = False) -> tuple[list[Boxes], list[Detections]]:
+    """Up to four images with objects of three classes, crowds, and detections near and far; strange: see `odd`."""
     draw = np.random.default_rng(seed)
     targets, found = [], []
     for _ in range(draw.integers(1, 5)):
@@ -142,6 +156,7 @@ def scene(seed: int) -> tuple[list[Boxes], list[Detections]]:
         n = int(draw.integers(0, 8))
         low = draw.uniform(0, 0.7, (n, 2))
         corners = np.concatenate([low, low + draw.uniform(0.02, 0.3, (n, 2))], axis=1) * [*size[::-1], *size[::-1]]
+        corners = odd(corners, draw) if strange else corners
         labels = draw.integers(0, 3, n)
         area = draw.uniform(1, 20_000, n)
         targets.append(boxes_from_xyxy(corners, labels, size, draw.random(n) < 0.2, area))
@@ -178,8 +193,9 @@ def as_coco(targets: list[Boxes], found: list[Detections]) -> tuple[dict[str, An
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_random_scenes_score_as_with_pycocotools(seed: int) -> None:
-    targets, found = scene(seed)
+@pytest.mark.parametrize("strange", [False, True])
+def test_random_scenes_score_as_with_pycocotools(strange: bool, seed: int) -> None:
+    targets, found = scene(seed, strange)
     ours = average_precision(found, targets, ["0", "1", "2"])
     if not ours.n_boxes:
         assert ours.ap is None
@@ -187,7 +203,8 @@ def test_random_scenes_score_as_with_pycocotools(seed: int) -> None:
     assert [ours.ap, ours.ap50, ours.ap75, ours.ar100] == pytest.approx(of_pycocotools(*as_coco(targets, found)))
 
 
-def test_a_folder_scores_as_pycocotools_scores_its_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strange", [False, True])
+def test_a_folder_scores_as_pycocotools_scores_its_file(tmp_path: Path, strange: bool) -> None:
     draw = np.random.default_rng(0)
     names = [f"{i}.png" for i in range(9)]
     annotations = [
@@ -195,6 +212,10 @@ def test_a_folder_scores_as_pycocotools_scores_its_file(tmp_path: Path) -> None:
         for i in range(9)
         for j in range(min(i, 5))
     ]
+    if strange:  # a box without width, one over the left edge; the last begins where its image ends
+        annotations[3]["bbox"], annotations[5]["bbox"] = [1.5, 2, 0, 4], [-2.5, 2, 6, 5]
+        annotations += [{"image_id": 0, "category_id": 3, "bbox": [1, 1, 3, 3], "iscrowd": 0} for _ in range(100)]
+        annotations.append({"image_id": 8, "category_id": 3, "bbox": [16, 2, 6, 5], "iscrowd": 0})
     for annotation in annotations:
         annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
     for split in ("train", "test"):

@@ -6,7 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
+from gpusq.detection import CONFIDENT
 from gpusq.distillation.hungarian import Activation
 from gpusq.distillation.matched import (
     agreement,
@@ -86,6 +88,64 @@ def test_the_gate_is_off_where_classes_disagree_and_half_where_half_do(activatio
     assert gate.tolist() == [0.0, 0.5, 1.0]
 
 
+@settings(max_examples=20, deadline=None)
+@given(seeds, st.floats(0.001, 0.99))
+def test_the_gate_of_hesitant_models_is_that_of_sure_ones(seed: int, height: float) -> None:
+    """All scores at one height, low or high: the share of matched queries whose classes are equal."""
+    logits, boxes = outputs(2, 6, "sigmoid", seed)
+    other, _ = outputs(2, 6, "sigmoid", seed + 1)
+    raised, spoiled = (at_height(x, height) for x in (logits, other))
+    pairs = match_queries((spoiled, boxes), (raised, boxes), "sigmoid")
+    same = pairs.student_logits.argmax(-1) == pairs.teacher_logits.argmax(-1)
+    torch.testing.assert_close(agreement(pairs, "sigmoid"), same.float().mean(dim=1))
+
+
+def at_height(logits: Tensor, height: float) -> Tensor:
+    """Logits whose best class of each query has the score `height`, the others less."""
+    top = torch.logit(torch.tensor(height))
+    return torch.where(logits == logits.amax(-1, keepdim=True), top, top - 3)
+
+
+def test_hesitant_models_are_told_apart_by_the_better_half_of_their_queries() -> None:
+    logits, boxes = outputs(1, 4, "sigmoid", 0)
+    logits[:] = -9.0
+    logits[0, :2, 0] = -2.0  # scores of 0.12, the better half
+    other = logits.clone()
+    other[0, 0, :2] = torch.tensor([-9.0, -2.0])  # one of the two of another class
+    for student, expected in ((logits, 1.0), (other, 0.5)):
+        pairs = match_queries((student, boxes), (logits, boxes), "sigmoid")
+        assert agreement(pairs, "sigmoid").tolist() == [expected]
+
+
+def test_the_better_half_is_asked_only_where_neither_is_sure() -> None:
+    logits, boxes = outputs(1, 4, "sigmoid", 0)
+    logits[:] = -9.0
+    logits[0, 0, 0] = float(torch.logit(torch.tensor(CONFIDENT + 0.01)))
+    other = logits.clone()
+    other[0, 1:, 1] = -2.0  # of another class than the teacher's, but below the bar
+    assert agreement(match_queries((other, boxes), (logits, boxes), "sigmoid"), "sigmoid").tolist() == [1.0]
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds, st.floats(0.12, 0.29))
+def test_a_hesitant_teacher_still_gives_targets_in_every_image_that_has_its_best(seed: int, height: float) -> None:
+    logits, boxes = outputs(2, 6, "sigmoid", seed)
+    hesitant = at_height(logits, height)
+    hesitant[:, 3:] = -9.0
+    for image, (classes, found) in enumerate(teacher_targets(hesitant, boxes, "sigmoid")):
+        assert torch.equal(classes, hesitant[image, :3].argmax(-1))
+        assert torch.equal(found, boxes[image, :3])
+
+
+def test_images_on_which_a_teacher_sees_less_than_elsewhere_have_no_targets() -> None:
+    logits, boxes = outputs(2, 6, "sigmoid", 0)
+    logits = at_height(logits, 0.1)
+    for height in (0.9, 0.25):  # a sure teacher and a hesitant one, each with an empty second image
+        logits[0, 0] = at_height(logits[0, :1], height)[0]
+        counts = [len(classes) for classes, _ in teacher_targets(logits, boxes, "sigmoid")]
+        assert counts == [1, 0]
+
+
 @BOTH
 def test_the_gate_is_open_where_neither_sees_an_object(activation: Activation) -> None:
     logits, boxes = outputs(1, 4, activation, 0)
@@ -124,9 +184,20 @@ def test_block_outputs_over_queries_follow_the_matching_and_others_stay() -> Non
     student = (teacher[0][:, order], teacher[1][:, order])
     pairs = match_queries(student, teacher, "sigmoid")
     features = {"decoder": torch.randn(2, 5, 8), "encoder": torch.randn(2, 9, 8)}
-    found = in_students_order(features, pairs, 5)
-    assert torch.equal(found["decoder"], features["decoder"][:, order])
-    assert torch.equal(found["encoder"], features["encoder"])
+    mine = {"decoder": features["decoder"][:, order], "encoder": features["encoder"]}
+    for student_features in (mine, {}):
+        found = in_students_order(features, pairs, 5, student_features)
+        assert torch.equal(found["decoder"], features["decoder"][:, order])
+        assert torch.equal(found["encoder"], features["encoder"])
+
+
+def test_tokens_that_are_as_many_as_the_queries_keep_their_places() -> None:
+    teacher = outputs(2, 5, "sigmoid", 0)
+    order = torch.tensor([3, 1, 4, 0, 2])
+    pairs = match_queries((teacher[0][:, order], teacher[1][:, order]), teacher, "sigmoid")
+    tokens = {"encoder": torch.randn(2, 5, 8)}
+    student = {"encoder": tokens["encoder"] + 0.1 * torch.randn(2, 5, 8)}
+    assert torch.equal(in_students_order(tokens, pairs, 5, student)["encoder"], tokens["encoder"])
 
 
 def test_the_batch_is_brought_in_front() -> None:

@@ -54,6 +54,17 @@ def test_detectors_are_compared_by_their_boxes_not_by_their_order() -> None:
     judge, whole = gate_of("detection"), {"logits": logits, "boxes": boxes}
     described = bundle("detection", files={"model.json": b'{"activation": "sigmoid"}'})
     assert judge(described, whole, {"logits": logits[:, turned], "boxes": boxes[:, turned]}).passed
+    for change in ([1, 1, 1.3, 1], [1, 1, 1.2, 1]):
+        wide = judge(described, whole, {"logits": logits, "boxes": boxes * np.float32(change)})
+        assert not wide.passed
+        assert wide.figures["mean_iou"] < wide.limits["mean_iou"] == 0.85
+    assert wide.n == 2
+    bars = {"model.json": b'{"activation": "sigmoid"}', "gate.json": b'{"mean_iou": 0.75, "score": null}'}
+    wide_enough = {"logits": logits, "boxes": boxes * np.float32([1, 1, 1.19, 1])}  # an overlap of 0.84
+    assert not judge(described, whole, wide_enough).passed
+    own = judge(bundle("detection", files=bars), whole, wide_enough)
+    assert own.passed
+    assert "score_difference" not in own.limits
     moved = np.clip(boxes + np.float32([0.3, 0, 0, 0]), 0, 1)
     assert not judge(described, whole, {"logits": logits, "boxes": moved}).passed
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpusq.errors import NonFiniteError, ParityError
-from gpusq.graph.box_parity import BoxParity, Found, check_boxes, corners, found_of, match_detections, overlaps
+from gpusq.graph.box_parity import Found, corners, found_of, match_detections, match_queries, overlaps
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -84,7 +84,7 @@ def test_a_partner_just_below_the_bar_is_a_partner() -> None:
 
 def test_what_is_not_confident_does_not_count() -> None:
     sure, noise = apart(3), apart(9, 0.1)
-    both = Found(*(np.concatenate([x, y]) for x, y in zip(vars(sure).values(), vars(noise).values(), strict=True)))
+    both = Found(*(np.concatenate([getattr(x, n) for x in (sure, noise)]) for n in ("scores", "classes", "boxes")))
     assert match_detections([both], [sure]) == match_detections([sure], [sure])
 
 
@@ -140,12 +140,20 @@ def test_overlaps_are_symmetric_shares(seed: int, n: int) -> None:
     assert ((found >= 0) & (found <= 1 + 1e-9)).all()
 
 
-def test_the_bar() -> None:
-    good = BoxParity(0.98, 0.01, 0.2, 0.95, 100, 8)
-    check_boxes(good, 0.98, 0.01, "x")
-    for share, score in ((0.99, 0.01), (0.98, 0.005)):
-        with pytest.raises(ParityError, match=r"the engine must find.*98\.0%"):
-            check_boxes(good, share, score, "the engine")
+@given(SEEDS, st.integers(1, 20))
+def test_the_queries_of_paired_detections_are_told(seed: int, n: int) -> None:
+    found = apart(n)
+    order = np.random.default_rng(seed).permutation(n)
+    parity, (queries,) = match_queries([found], [part(found, order)])
+    assert parity.matched == n
+    assert [tuple(pair) for pair in queries] == [(int(order[k]), int(k)) for k in np.argsort(order)]
+
+
+def test_queries_on_one_box_are_all_possible_partners() -> None:
+    one = apart(1)
+    three = part(one, np.array([0, 0, 0]))
+    assert match_queries([three], [three])[1][0].tolist() == [[i, j] for i in range(3) for j in range(3)]
+    assert match_queries([one], [Found(one.scores, one.classes + 1, one.boxes)])[1][0].shape == (0, 2)
 
 
 def test_a_few_confident_boxes_among_many_images_decide_nothing() -> None:

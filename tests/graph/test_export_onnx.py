@@ -172,6 +172,12 @@ def test_refuses_what_cannot_be_exported(module: nn.Module, capfd: pytest.Captur
     assert capfd.readouterr() == ("", "")
 
 
+def test_the_advice_on_a_fixed_batch_names_nothing_that_the_export_stage_does_not_have() -> None:
+    with pytest.raises(UnsupportedModelError, match="must be the batch, of any size") as caught:
+        export_onnx(NoBatch(), SHAPE)
+    assert caught.value.do == "keep the batch size out of reshapes and constants: use x.shape[0] or -1"
+
+
 def test_refuses_an_old_opset(tiny: nn.Module) -> None:
     with pytest.raises(UnsupportedModelError, match="18"):
         export_onnx(tiny, SHAPE, opset=17)

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpusq.stages.parity_gate import FLOOR, allowed_agreement, self_parity
+from gpusq.stages.parity_gate import FLOOR, FLOOR_IOU, allowed_agreement, box_bars, misses, relaxed_note, self_parity
 
 SHARES = st.floats(0.0, 1.0)
 
@@ -30,6 +30,36 @@ def test_a_steadier_model_must_agree_more(own: float, better: float, n: int) -> 
 def test_more_images_leave_less_room() -> None:
     few, many = (allowed_agreement(1.0, {"top1": 0.97}, n) for n in (50, 5000))
     assert FLOOR < few < many < 0.97
+
+
+@given(iou=SHARES, score=SHARES, own_iou=SHARES, own_score=SHARES)
+def test_boxes_are_excused_by_the_models_own_within_bounds(
+    iou: float, score: float, own_iou: float, own_score: float
+) -> None:
+    bars = box_bars(0.9, iou, score, {"mean_iou": own_iou, "score": own_score})
+    assert min(iou, FLOOR_IOU) <= bars["mean_iou"] <= iou
+    assert score <= bars["score"] <= max(score, 0.1)
+    assert box_bars(0.9, iou, score, None) == {"mean_iou": iou, "score": score}
+    assert box_bars(0.0, iou, score, None) == {"mean_iou": 0.0, "score": None}
+
+
+def test_loose_boxes_and_shifted_scores_are_misses() -> None:
+    bars = box_bars(0.9, 0.9, 0.05, None)
+    good = {"top1": 0.95, "mean_iou": 0.95, "score": 0.01}
+    assert not misses(good, 0.9, bars)
+    assert not misses({"top1": 0.95}, 0.9, bars)
+    for change in ({"top1": 0.85}, {"mean_iou": 0.85}, {"score": 0.06}):
+        assert misses(good | change, 0.9, bars)
+
+
+def test_the_note_speaks_of_boxes_for_a_detector_and_of_images_for_others() -> None:
+    images = {"top1": 0.97, "n": 150}
+    boxes = images | {"mean_iou": 0.87}
+    assert "97.0% of 150 boxes (mean overlap 0.87)" in relaxed_note({"parity_fp32": boxes, "parity_self": boxes})
+    note = relaxed_note({"parity_fp32": images, "parity_self": images})
+    assert "97.0% of 150 images" in note
+    assert "box" not in note
+    assert relaxed_note({"parity_fp32": images, "parity_self": None}) == ""
 
 
 def test_self_parity_sees_a_model_that_tips_over_by_a_hair() -> None:

@@ -79,6 +79,23 @@ def test_a_limit_that_cannot_be_reached_is_said() -> None:
     assert len(found.trail) == 2
 
 
+def test_blocks_that_cost_nothing_alone_stay_although_the_limit_is_out_of_reach() -> None:
+    board, measure = board_of({"a": (1.0, 0.0), "b": (-1.0, 0.5), "c": (0.0, -0.5)})
+    found = scan(board, lambda module: plus(measure(module), 5.0 * (count_changed(module) > 2)), -2.0, silent)
+    assert [(c.block, c.kept) for c in found.trail] == [("a", "sparse"), ("b", "int8")]
+    assert (found.keep_dense, found.keep_float, found.reached) == (("0",), ("1",), False)
+
+
+def plus(loss: Loss, points: float) -> Loss:
+    """What blocks cost together beside what each costs alone."""
+    return Loss(loss.points + points, loss.error)
+
+
+def count_changed(module: nn.Module) -> int:
+    """How many layers are sparse, and INT8."""
+    return sum(int(not x.weight.any()) + (x.input_quantizer.mode == "quantize") for x in module)  # type: ignore
+
+
 def test_layers_outside_the_blocks_are_one_group_and_prefixes_are_whole_names() -> None:
     layers = [Layer(n, "linear", 4, 4) for n in ("embed", "blocks.1.fc", "blocks.10.fc", "head")]
     wanted = {"embed", "blocks.1.fc", "blocks.10.fc"}

@@ -1,0 +1,88 @@
+"""Intake refuses at once what only the export would refuse, after all training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gpusq.artifacts import Store
+from gpusq.errors import UnsupportedModelError
+from gpusq.models import load_model
+from gpusq.stages import Intake
+from gpusq.stages.control_flow import check_control_flow
+from gpusq.stages.stage import Context, run_stage
+from tests.models.model_samples import write_model
+
+SOURCE = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head, self.box = nn.Conv2d(3, 8, 8, stride=8), nn.Linear(8, 2), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.embed(x).flatten(2).transpose(1, 2)
+        STEP
+        return OUTPUT
+
+def build():
+    return Net(), {"input_shape": (3, 32, 32), FACTS}
+"""
+BRANCH = "x = x if x.mean() > 100 else -x"
+OUTPUTS = {
+    "classification": ("self.head(x).mean(dim=1)", '"classes": 2'),
+    "detection": ("(self.head(x), self.box(x).sigmoid())", '"classes": 2'),
+    "tensors": ("(self.head(x), self.box(x), x)", '"task": "tensors"'),
+}
+
+
+def model_file(folder: Path, step: str, task: str = "detection") -> str:
+    output, facts = OUTPUTS[task]
+    source = SOURCE.replace("STEP", step).replace("OUTPUT", output).replace("FACTS", facts)
+    return write_model(folder / "net.py", source)
+
+
+@pytest.mark.parametrize("task", OUTPUTS)
+def test_a_branch_on_values_is_refused_with_its_line(tmp_path: Path, task: str) -> None:
+    store = Store(tmp_path / "store")
+    line = SOURCE.splitlines().index("        STEP") + 1
+    with pytest.raises(
+        UnsupportedModelError, match=rf"depends on computed values, in source\.py, line {line};"
+    ) as found:
+        run_stage(Intake(model=model_file(tmp_path, BRANCH, task)), None, Context(store=store))
+    assert "torch.where" in str(found.value)
+    assert "Sym" not in str(found.value)
+    assert not list(store.artifacts())
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "for _ in range(int(x.max())): x = x + 1",
+        "while x.abs().max() > 100: x = x / 2",
+        "x = x + (1 if x.max().item() > 100 else 0)",
+    ],
+)
+def test_loops_and_numbers_from_values_are_refused(tmp_path: Path, step: str) -> None:
+    loaded = load_model(model_file(tmp_path, step))
+    with pytest.raises(UnsupportedModelError, match="the same steps for every image"):
+        check_control_flow(loaded.module, (3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "x = torch.where(x.mean() > 100, x, -x)",
+        "x = x if x.shape[0] > 3 else -x",
+        "x = x.gather(1, x.mean(-1).topk(4).indices[..., None].expand(-1, -1, 8))",
+        "x = x + float(x.detach().numpy().mean() * 0)",  # only the exporter's second way takes it
+    ],
+)
+def test_steps_that_are_the_same_for_every_image_pass(tmp_path: Path, step: str) -> None:
+    loaded = load_model(model_file(tmp_path, step))
+    loaded.module.train()
+    check_control_flow(loaded.module, (3, 32, 32))
+    assert loaded.module.training

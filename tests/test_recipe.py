@@ -31,6 +31,9 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
 }
 
 
+SHARES = ("least_crop", "box_iou", "score_difference")  # parameters that are refused above 1
+
+
 def values_of(hint: Any) -> st.SearchStrategy[Any]:
     """Valid values of a field's type."""
     if get_origin(hint) is Literal:
@@ -46,7 +49,8 @@ def stages(kind: type[Stage]) -> st.SearchStrategy[Stage]:
     """A stage with any valid parameters."""
     hints = get_type_hints(kind)
     names = [f.name for f in fields(kind) if (kind.name, f.name) != ("build", "target")]
-    return st.builds(kind, **{name: values_of(hints[name]) for name in names})
+    values = {name: st.floats(1e-9, 1) if name in SHARES else values_of(hints[name]) for name in names}
+    return st.builds(kind, **values)
 
 
 recipes = st.builds(

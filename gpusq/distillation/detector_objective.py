@@ -131,10 +131,16 @@ class DetectionObjective(PairObjective):
             self._teacher.training = False
 
     def _auxiliary_soft(self, mine: Any, theirs: Any) -> list[Tensor]:
-        """The soft loss of each auxiliary output; none where one of the two has none. One column is object or not."""
+        """The soft loss of each auxiliary output; one column is object or not.
+
+        None where the two give different numbers of them: the decoder of D-FINE leaves its own out in eval mode, and
+        a user's model may do so. Their first boxes are then held by the hard loss alone.
+        """
         own, other = (outputs[2] if len(outputs) > 2 else () for outputs in (mine, theirs))
+        if len(own) != len(other):
+            return []
         losses = []
-        for student, teacher in zip(own, other, strict=False) if len(own) == len(other) else ():
+        for student, teacher in zip(own, other, strict=True):
             activation = "sigmoid" if student[0].shape[-1] == 1 else self._activation
             pairs = match_queries(tuple(student[:2]), tuple(teacher[:2]), activation)
             losses.append(matched_soft_loss(pairs, activation, self._weights.temperature))

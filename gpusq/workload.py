@@ -6,6 +6,7 @@ Written once by tracing the dense model (`models.trace`), carried by every artif
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -142,8 +143,18 @@ def transformer_part(workload: Workload, layers: tuple[Layer, ...], products: bo
     """The workload without its convolutions: the transformer of a model whose backbone is convolutional.
 
     products: with the products of two activations, which have no weights to prune. `coverage` of the result is the
-    share of the transformer alone. Patch embeddings are linear layers here and belong to it.
+    share of the transformer alone. Patch embeddings belong to it: linear layers in a traced model, and in an ONNX file
+    of other makers a convolution that tiles the image.
     """
-    linear = {layer.name for layer in layers if layer.kind == "linear"}
-    kept = tuple(op for op in workload.ops if op.name in linear or (op.kind == "bmm" and products))
+    convolutions = {layer.name for layer in layers if layer.kind == "conv"} - _patch_embedding(workload)
+    kinds = ("gemm", "bmm") if products else ("gemm",)
+    kept = tuple(op for op in workload.ops if op.kind in kinds and op.name not in convolutions)
     return replace(workload, ops=kept)
+
+
+def _patch_embedding(workload: Workload) -> set[str]:
+    """The name of the first layer where it takes each value of the image exactly once, in pieces of several pixels."""
+    first = next((op for op in workload.ops if op.kind == "gemm"), None)
+    if first is None or first.k <= workload.input_shape[0] or first.m * first.k != math.prod(workload.input_shape):
+        return set()
+    return {first.name}

@@ -54,17 +54,23 @@ def build(pretrained: bool = True) -> tuple[nn.Module, dict[str, Any]]:
     """The detector and the facts that gpusq asks of a model file."""
     backbone = Backbone()
     if pretrained:
-        backbone.vit.load_state_dict(weights(Path(os.environ.get("GPUSQ_VIT_S14", BACKBONE))))
+        backbone.vit.load_state_dict(weights(reads()[0]))
     config = VitDetrConfig(image=IMAGE, patch=PATCH, merge=1, width=192, heads=6, encoder=1, decoder=1)
     facts = {"input_shape": (3, IMAGE, IMAGE), "mean": MEAN, "std": STD, "classes": ["Tree"], "activation": "sigmoid"}
     return VitDetr(config, backbone, WIDTH), facts
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The backbone's tensors under the names that Dinov2Model gives them."""
-    from safetensors.torch import load_file
-
+def reads() -> list[Path]:
+    """The files beside this one that the model depends on; gpusq makes another artifact when they change."""
+    folder = Path(os.environ.get("GPUSQ_VIT_S14", BACKBONE))
     file = folder / "model.safetensors"
     if not file.is_file():
         raise FileNotFoundError(f"{file} is not there; run: .venv/bin/python scripts/fetch_vit_backbone.py {folder}")
+    return [file]
+
+
+def weights(file: Path) -> dict[str, torch.Tensor]:
+    """The backbone's tensors under the names that Dinov2Model gives them."""
+    from safetensors.torch import load_file
+
     return {name.removeprefix("dinov2."): tensor for name, tensor in load_file(file).items()}

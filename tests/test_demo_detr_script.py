@@ -12,9 +12,13 @@ import torch
 from safetensors.torch import save_file
 
 from gpusq.errors import UnsupportedModelError
-from gpusq.models import gemm_layers, load_model, prunable, trace_workload
+from gpusq.models import gemm_layers, load_model, trace_workload
 from gpusq.recipe import load_recipe
-from gpusq.workload import coverage, transformer_part
+from gpusq.reports import coverage_of
+from gpusq.stages.model_files import ModelState
+from gpusq.stages.pruning import choose_layers
+from gpusq.stages.quantizing import quantized_layers, skipped_layers
+from gpusq.workload import Layer, coverage, transformer_part
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = (ROOT / "scripts" / "demo_detr.sh").read_text(encoding="utf-8")
@@ -36,6 +40,13 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def planned_layers(state: ModelState) -> tuple[Layer, ...]:
+    """The layers in the form that Prune and Qat of the demonstration's recipe give them."""
+    recipe = load_recipe(ROOT / "export" / "recipes" / "aerial-detr-demo.toml")
+    pruned = choose_layers(state.layers, state.module, recipe.prune.keep_dense, recipe.prune.also_prune)
+    return quantized_layers(pruned, skipped_layers(state, recipe.qat.keep_float))
+
+
 def test_it_fetches_what_the_recipe_opens_and_writes_both_reports() -> None:
     (name,) = re.findall(r"--recipe (\S+)", SCRIPT)
     recipe = load_recipe(ROOT / name)
@@ -52,11 +63,14 @@ def test_nine_tenths_of_its_transformer_can_be_sparse(backbone: Path, monkeypatc
     monkeypatch.setenv("GPUSQ_VIT_S14", str(backbone))
     model = load_model(MODEL)
     workload = trace_workload(model.module, model.description.input_shape)
-    layers = tuple(x.pruned().quantized() if prunable(x) else x for x in gemm_layers(model.module, model.keep_dense))
-    whole = transformer_part(workload, layers)
-    covered = coverage(whole, layers)
+    state = ModelState(model, gemm_layers(model.module, model.keep_dense), workload)
+    layers = planned_layers(state)
+    covered = coverage(transformer_part(workload, layers), layers)
     assert covered.sparse >= 0.9
     assert covered.int8 >= 0.9
+    reported = coverage_of(workload, layers)
+    part = reported.transformer or reported  # no convolution stands beside the transformer where none is reported
+    assert (part.sparse, part.int8) == pytest.approx((covered.sparse, covered.int8))
     assert model.description.task == "detection"
     assert model.description.queries == 196
     stored = model.module.get_parameter("embed.0.vit.encoder.layer.5.mlp.fc1.weight")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -30,6 +31,8 @@ from gpusq.distillation.objective import Objective
 
 Task = Literal["classification", "detection", "tensors"]
 Parts = dict[str, Tensor]
+CLOSE = 1e-2
+"""Difference of logits and boxes that rounding may make between two runs of one detector; dropout makes larger ones."""
 
 
 class PairObjective:
@@ -109,6 +112,7 @@ class DetectionObjective(PairObjective):
     def __init__(self, *arguments: Any, activation: Activation = "sigmoid", **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._activation = activation
+        self._asks_for_all: bool | None = None
 
     def _compare(
         self, mine: Any, theirs: Any, features: Parts, other: Parts, targets: Sequence[Target] | None
@@ -123,18 +127,19 @@ class DetectionObjective(PairObjective):
         return hard, soft, gate, *_same_shapes(features, other)
 
     def _ask(self, images: Tensor) -> Any:
-        """The teacher's outputs with its auxiliary ones; only its outermost module hears of training."""
-        self._teacher.training = True
-        try:
+        """The teacher's outputs in eval mode, with its auxiliary ones where asking for them changes nothing else."""
+        if self._asks_for_all is None:
+            self._asks_for_all = _same_final(self._teacher, images)
+        if not self._asks_for_all:
             return self._teacher(images)
-        finally:
-            self._teacher.training = False
+        with _all_outputs(self._teacher):
+            return self._teacher(images)
 
     def _auxiliary_soft(self, mine: Any, theirs: Any) -> list[Tensor]:
         """The soft loss of each auxiliary output; one column is object or not.
 
-        None where the two give different numbers of them: the decoder of D-FINE leaves its own out in eval mode, and
-        a user's model may do so. Their first boxes are then held by the hard loss alone.
+        None where the two give different numbers of them, as a user's model may whose inner parts leave them out in
+        eval mode. Its first boxes are then held by the hard loss alone.
         """
         own, other = (outputs[2] if len(outputs) > 2 else () for outputs in (mine, theirs))
         if len(own) != len(other):
@@ -205,3 +210,32 @@ def _same_shapes(features: Parts, other: Parts) -> tuple[Parts, Parts]:
     """Only blocks whose outputs can be compared: a model may use more queries in training than in use."""
     names = [n for n in other if features[n].shape == other[n].shape]
     return {n: features[n] for n in names}, {n: other[n] for n in names}
+
+
+def _same_final(teacher: nn.Module, images: Tensor) -> bool:
+    """Whether a teacher asked for all its outputs gives the logits and boxes of eval mode; one with dropout may not."""
+    plain = teacher(images)
+    with _all_outputs(teacher):
+        full = teacher(images)
+    return all(
+        a.shape == b.shape and torch.allclose(a, b, atol=CLOSE) for a, b in zip(plain[:2], full[:2], strict=True)
+    )
+
+
+@contextmanager
+def _all_outputs(module: nn.Module) -> Iterator[None]:
+    """Inside the block a detector in eval mode gives its auxiliary outputs too, while its parts stay in eval mode.
+
+    `speakers()` of the module names those whose own training flag decides it (`gpusq.models.detector.Detector`);
+    without it, it is the module's own.
+    """
+    find = getattr(module, "speakers", None)
+    speakers: list[nn.Module] = [module] if find is None else find()
+    flags = [speaker.training for speaker in speakers]
+    try:
+        for speaker in speakers:
+            speaker.training = True
+        yield
+    finally:
+        for speaker, flag in zip(speakers, flags, strict=True):
+            speaker.training = flag

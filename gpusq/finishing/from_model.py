@@ -100,6 +100,7 @@ def _as_bundle(artifact: Artifact, export: Artifact, build: Build) -> Bundle:
     target = load_target(build.target)
     if not target.is_gpu:
         raise UsageError(f"{FROM_MODELS} builds for a GPU", got=f"--target {target.name}", do="give --target a100")
+    task, own = artifact.read_json("model.json")["task"], export.read_json("export.json").get("parity_self")
     files = {SAMPLES: export.read(SAMPLES), **{name: artifact.read(name) for name in CARRIED}}
     return Bundle(
         artifact.path,
@@ -108,8 +109,8 @@ def _as_bundle(artifact: Artifact, export: Artifact, build: Build) -> Bundle:
         build.tolerance,
         INPUT,
         read_workload(artifact).input_shape,
-        files,
-        artifact.read_json("model.json")["task"],
+        files | build.box_limits(task, own),
+        task,
         build.agreement,
     )
 

@@ -43,6 +43,13 @@ class Detector(nn.Module):
         heads = AUXILIARY_HEADS.get(self.family)
         return heads(self, pixel_values) if heads else (*pair_of(self._run(pixel_values)), ())
 
+    def speakers(self) -> list[nn.Module]:
+        """The modules by whose own training flag the auxiliary outputs come; the flags of their parts do not matter."""
+        model: Any = self.model
+        if not self.family:
+            return [self, model]
+        return [self, model.model.decoder] if self.family in DECODER_DECIDES else [self]
+
     def _run(self, pixel_values: Tensor) -> Any:
         """The model's own output, asked for without masks."""
         if self.family in MASKLESS:
@@ -219,6 +226,8 @@ AUXILIARY_HEADS: dict[str, Callable[[Detector, Tensor], tuple[Any, ...]]] = {
     "rf_detr": _lw_detr,
 }
 """Model type -> its training outputs. Others, such as YOLOS, have none beside the final pair."""
+DECODER_DECIDES = ("d_fine",)
+"""Model types whose decoder leaves the outputs of its first blocks out in eval mode."""
 MASKLESS = ("yolos",)
 """Model types whose forward takes no pixel mask."""
 BATCHED_MASK = ("lw_detr", "rf_detr")

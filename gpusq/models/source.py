@@ -92,15 +92,19 @@ def source_fingerprint(spec: str) -> str:
     """sha256 hex over all that enters `load_model(spec)`; the same content elsewhere gives the same fingerprint.
 
     A model directory counts with its configuration and weights; a file with its source, the function's name and the
-    files of kinds that hold weights or settings (BESIDE_A_FILE) in the same folder, since its code may read them.
-    What it reads elsewhere, in subfolders or from other kinds of files does not count: after a change there, the
-    artifact of before is found again. Raises UnsupportedModelError where files are missing.
+    files of kinds that hold weights or settings (BESIDE_A_FILE) in the same folder, since its code may read them, and
+    those that its own function `reads()` lists. What else it reads does not count: after a change there, the artifact
+    of before is found again. Raises UnsupportedModelError where files are missing.
     """
     parsed = parse_spec(spec)
     facts: dict[str, Any] = {"source": parsed.source, "function": parsed.function, "options": parsed.options}
     if parsed.source in ("new", "timm"):
         facts["name"] = parsed.name
     facts["files"] = {path.name: _sha256(path) for path in _files(parsed)}
+    if parsed.source == "file":
+        from gpusq.models.user_file import files_read
+
+        facts |= {"reads": read} if (read := [_sha256(path) for path in _existing(files_read(parsed))]) else {}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

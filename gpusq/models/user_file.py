@@ -29,7 +29,7 @@ def load_file(spec: Spec, classes: int | None, seed: int) -> Raw:
     its activation, or its classes: as many as it has logits are sigmoid, one less softmax. Where the function takes an
     argument `pretrained` it is given True here and False when the artifact is rebuilt; where it takes `classes` or
     `num_classes` it is given the number asked for. The file stands alone: it may import installed packages, not its
-    neighbours.
+    neighbours. Weights that it reads from another folder it names in `reads()` (see `files_read`).
     Raises UnsupportedModelError.
     """
     path = Path(spec.name)
@@ -56,6 +56,21 @@ def load_file(spec: Spec, classes: int | None, seed: int) -> Raw:
         function=spec.function,
         files={SOURCE_FILE: source},
     )
+
+
+def files_read(spec: Spec) -> list[Path]:
+    """What the file's own function `reads()` lists: paths of files beside its source that the model depends on.
+
+    Empty where it has no such function. A change in one of them makes another model of it (`source_fingerprint`).
+    Raises UnsupportedModelError where the file does not run or the list is none of paths.
+    """
+    reads = getattr(_execute(Path(spec.name).read_bytes()), "reads", None)
+    if not callable(reads):
+        return []
+    try:
+        return [Path(path) for path in reads()]
+    except Exception as error:
+        raise _failed("reads() of the model file lists the files that it reads", error) from error
 
 
 def call_function(

@@ -23,6 +23,7 @@ from gpusq.reports.rows import (
     Latency,
     Row,
     Size,
+    TransformerPart,
     Uncovered,
     rows_from_json,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "Size",
     "Sweep",
     "SweepPoint",
+    "TransformerPart",
     "Uncovered",
     "Verdict",
     "build_report",

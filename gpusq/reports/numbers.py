@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Literal
 
 from gpusq.errors import PatternError, UnsupportedModelError
-from gpusq.reports.rows import Compute, Coverage, Size, Uncovered
-from gpusq.workload import Layer, Workload
+from gpusq.reports.rows import Compute, Coverage, Size, TransformerPart, Uncovered
+from gpusq.workload import Layer, Workload, transformer_part
 from gpusq.workload import coverage as workload_coverage
 
 BaseType = Literal["fp32", "fp16", "bf16"]
@@ -118,10 +118,29 @@ def _form(layer: Layer | None, base: BaseType, int_bits: int) -> tuple[bool, int
 
 
 def coverage_of(workload: Workload, layers: tuple[Layer, ...]) -> Coverage:
-    """`workload.coverage` in the form that a row carries; shares of the GEMM MACs, 0 to 1."""
+    """`workload.coverage` in the form that a row carries; shares of the GEMM MACs, 0 to 1.
+
+    With the transformer part beside the whole, where the model has convolutions and attention.
+    """
     found = workload_coverage(workload, layers)
     dense, floats = (
         tuple(Uncovered(name=s.name, share=min(s.share, 1.0), reason=s.reason) for s in shares)
         for shares in (found.dense, found.float_)
     )
-    return Coverage(sparse=min(found.sparse, 1.0), int8=min(found.int8, 1.0), dense=dense, float=floats)
+    return Coverage(
+        sparse=min(found.sparse, 1.0),
+        int8=min(found.int8, 1.0),
+        dense=dense,
+        float=floats,
+        transformer=_transformer_of(workload, layers),
+    )
+
+
+def _transformer_of(workload: Workload, layers: tuple[Layer, ...]) -> TransformerPart | None:
+    """Coverage of the transformer part; None where it is the whole, or no attention makes it a transformer."""
+    part = transformer_part(workload, layers)
+    attends = any(op.kind == "bmm" and op.macs for op in part.ops)
+    if not attends or part.macs == workload.macs:
+        return None
+    found = workload_coverage(part, layers)
+    return TransformerPart(share=part.macs / workload.macs, sparse=min(found.sparse, 1.0), int8=min(found.int8, 1.0))

@@ -114,13 +114,28 @@ class Uncovered(Sealed):
     reason: str
 
 
+class TransformerPart(Sealed):
+    """The linear layers and attention products of a model that also has convolutions.
+
+    share: of the model's GEMM MACs, 0 to 1. sparse, int8: shares of the part's own GEMM MACs, attention included.
+    """
+
+    share: Fraction
+    sparse: Fraction
+    int8: Fraction
+
+
 class Coverage(Sealed):
-    """Share of GEMM MACs (attention included) that is sparse / INT8; `dense` and `float` list what is not."""
+    """Share of GEMM MACs (attention included) that is sparse / INT8; `dense` and `float` list what is not.
+
+    transformer: the part without convolutions; None where there are none (the part is the whole) or no attention.
+    """
 
     sparse: Fraction
     int8: Fraction
     dense: tuple[Uncovered, ...]
     float: tuple[Uncovered, ...]
+    transformer: TransformerPart | None = None
 
     @model_validator(mode="after")
     def _adds_up(self) -> Coverage:
@@ -129,6 +144,21 @@ class Coverage(Sealed):
             total = covered + sum(layer.share for layer in rest)
             if total > 1 + _SUM_TOLERANCE:
                 raise ValueError(f"coverage: {name} and what is not {name} add up to {total:.4f}, more than 1")
+        return self
+
+    @model_validator(mode="after")
+    def _part_fits(self) -> Coverage:
+        """The transformer part holds no more than the whole, and what it lacks fits into the rest of the model."""
+        part = self.transformer
+        if part is None:
+            return self
+        for name, inside, whole in (("sparse", part.sparse, self.sparse), ("int8", part.int8, self.int8)):
+            rest = whole - inside * part.share
+            if not -_SUM_TOLERANCE <= rest <= 1 - part.share + _SUM_TOLERANCE:
+                raise ValueError(
+                    f"coverage: {name} {whole:.4f} of the whole does not hold {inside:.4f} of a transformer part "
+                    f"of {part.share:.4f}"
+                )
         return self
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from gpusq.reports.compare import Comparison
 from gpusq.reports.report import LayerTime, Lineage, Report
-from gpusq.reports.rows import Accuracy, Coverage, Row
+from gpusq.reports.rows import Accuracy, Coverage, Row, TransformerPart
 from gpusq.reports.verdict import Verdict
 from gpusq.reports.view import row_key, speedups, stage_rank
 
@@ -145,7 +145,10 @@ class Gap:
 
 @dataclass(frozen=True)
 class Covered:
-    """Coverage of the variants that share it, split into four parts that add up to 1."""
+    """Coverage of the variants that share it, split into four parts that add up to 1.
+
+    transformer: of a model with convolutions, what holds for its linear layers and attention products alone.
+    """
 
     variants: tuple[str, ...]
     both: float
@@ -153,6 +156,7 @@ class Covered:
     int8_only: float
     neither: float
     gaps: tuple[Gap, ...]
+    transformer: TransformerPart | None = None
 
 
 def coverages(report: Report) -> list[Covered]:
@@ -185,6 +189,7 @@ def _covered(coverage: Coverage, variants: tuple[str, ...]) -> Covered:
         int8_only=coverage.int8 - both,
         neither=max(0.0, 1 - (coverage.sparse + coverage.int8 - both)),
         gaps=tuple(sorted(gaps, key=lambda gap: -gap.share)),
+        transformer=coverage.transformer,
     )
 
 

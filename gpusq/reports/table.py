@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from gpusq.reports.report import Report
 from gpusq.reports.rows import Row
-from gpusq.reports.verdict import Verdict
-from gpusq.reports.view import figure, latency_bounds, row_key, speedups
+from gpusq.reports.sections import coverages
+from gpusq.reports.view import figure, latency_bounds, percent, row_key, speedups
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,9 +17,10 @@ _STYLE = {"ship": "bold green", "do not ship": "bold red", "undecided": "bold ye
 
 
 def terminal_table(report: Report) -> Table:
-    """Rows grouped by target, verdicts as the caption. Predicted rows carry "~" and the word predicted.
+    """Rows grouped by target, verdicts and transformer parts as the caption.
 
-    Cells are `rich.text.Text`, so brackets in names are shown, not read as markup.
+    Predicted rows carry "~" and the word predicted. Cells are `rich.text.Text`, so brackets in names are shown, not
+    read as markup.
     """
     from rich import box
     from rich.table import Table
@@ -30,7 +31,7 @@ def terminal_table(report: Report) -> Table:
         title=Text(report.title),
         pad_edge=False,
         collapse_padding=True,
-        caption=_caption(report.verdicts),
+        caption=_caption(report),
         box=box.SIMPLE_HEAD,
         caption_justify="left",
     )
@@ -72,13 +73,18 @@ def _cells(row: Row, speedup: str) -> list[Text]:
     return [Text(cell, style="italic cyan" if cell == "predicted" else style) for cell in cells]
 
 
-def _caption(verdicts: tuple[Verdict, ...]) -> Text:
-    """One line per verdict, decision first."""
+def _caption(report: Report) -> Text:
+    """One line per verdict, decision first; then one per coverage of a transformer part."""
     from rich.text import Text
 
     caption = Text()
-    for v in verdicts:
+    for v in report.verdicts:
         caption.append(f"{v.target} {v.variant}: ", style="not italic")
         caption.append(v.decision.upper(), style=f"not italic {_STYLE[v.decision]}")
         caption.append(f" ({v.basis}). {v.reason}\n", style="not italic")
+    for covered in coverages(report):
+        if part := covered.transformer:
+            shares = f"{percent(part.sparse)} of it sparse, {percent(part.int8)} INT8"
+            whole = f"transformer part, {percent(part.share)} of the multiply-accumulates"
+            caption.append(f"{', '.join(covered.variants)}: {whole}: {shares}\n", style="not italic")
     return caption

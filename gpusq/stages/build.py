@@ -167,7 +167,7 @@ class Build(Stage):
             rtx_checks=checks,
             tolerance=self.tolerance,
             agreement=allowed_agreement(self.agreement, own, len(images)),
-            extra={name: parent.read(name) for name in CARRIED} | self._gate(task, own),
+            extra={name: parent.read(name) for name in CARRIED} | self.box_limits(task, own),
         )
         layers = read_layers(parent)
         found = [rtx_summary(c, layers) for c in checks]
@@ -175,8 +175,11 @@ class Build(Stage):
             context.progress(self.name, 0, None, line)
         return {"rtx": found}
 
-    def _gate(self, task: str, own: dict[str, Any] | None) -> dict[str, bytes]:
-        """The file with the bars that the device holds a detector's paired boxes to; none for other tasks."""
+    def box_limits(self, task: str, own: dict[str, Any] | None) -> dict[str, bytes]:
+        """The file with the bars that the device holds a detector's paired boxes to; none for other tasks.
+
+        own: `parity_self` of the export, None where it was not needed.
+        """
         from gpusq.engines.bundle import BOX_LIMITS, json_bytes
         from gpusq.stages.parity_gate import box_bars
 

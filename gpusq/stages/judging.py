@@ -64,7 +64,7 @@ class Shares:
 
 
 class AveragePrecision:
-    """COCO AP of a detector over annotated images; AP50 and AP75 beside it. n counts the boxes to be found."""
+    """COCO AP of a detector over annotated images; AP50 and AP75 beside it. n counts boxes, all but crowds."""
 
     metric = "AP"
 
@@ -82,7 +82,7 @@ class AveragePrecision:
         for logits, boxes, target in zip(outputs["logits"], outputs["boxes"], batch.targets, strict=True):
             self._found.append(detections_of(logits, boxes, self._activation, target.size))
             self._truth.append(target)
-            self.n += len(target.learnable())
+            self.n += int((~target.crowd).sum())
 
     def value(self) -> float:
         return float(self._points().ap) / POINTS

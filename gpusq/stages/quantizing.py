@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from gpusq.errors import UsageError
 from gpusq.models import unreached_attention
-from gpusq.quantization import HEAD_REASON
 from gpusq.workload import Layer
 
 if TYPE_CHECKING:
     from gpusq.stages.model_files import ModelState
     from gpusq.stages.qat import Qat
 
+IN_FLOAT = "kept in floating point"
 BY_REQUEST = "kept in floating point by request (keep_float)"
 NEVER_RUN = "its forward is never called in a pass"
 
@@ -28,7 +28,8 @@ def skipped_layers(state: ModelState, keep_float: Sequence[str]) -> dict[str, st
             raise UsageError(f"qat: no layer is called {pattern!r}", do=f"layers: {', '.join(names[:8])} ...")
     ran = {op.name for op in state.workload.ops if op.kind == "gemm"}
     skip = {name: NEVER_RUN for name in names if name not in ran}
-    skip |= {name: HEAD_REASON for name in names if name in ran and name in state.loaded.keep_dense}
+    dense = state.loaded.keep_dense
+    skip |= {name: dense[name].replace("kept dense", IN_FLOAT) for name in names if name in ran and name in dense}
     return skip | {n: BY_REQUEST for n in names if any(fnmatchcase(n, p) for p in keep_float)}
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from gpusq.errors import EngineError, GpusqError
 from gpusq.zoo.agreement import check_agreement, self_agreement
 from gpusq.zoo.families import Family
+from gpusq.zoo.images import CLASSES, write_boxes, write_images
 from gpusq.zoo.lively import write_lively
 from gpusq.zoo.result import FamilyResult
 
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     from gpusq.artifacts import Artifact
     from gpusq.stages.stage import Context
 
-IMAGES, CALIBRATION, TEST_IMAGES = 80, 16, 12
-SIDE = 64
+CALIBRATION, TEST_IMAGES = 16, 12
 CAPABILITY = "8.0"
 MOST_BATCH = 8
 COMPARED = {
@@ -33,27 +33,8 @@ COMPARED = {
 }
 
 
-def write_images(folder: Path) -> Path:
-    """Images of coloured rectangles on a slope of colour, without labels: for statistics, not for accuracy."""
-    import numpy as np
-    from PIL import Image
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for index in range(IMAGES):
-        draw = np.random.default_rng(index)
-        slope = np.linspace(0, 160, SIDE)[:, None, None] * draw.random(3)
-        pixels = np.broadcast_to(slope, (SIDE, SIDE, 3)).copy()
-        for _ in range(4):
-            y, x = draw.integers(0, SIDE - 16, 2)
-            height, width = draw.integers(8, 32, 2)
-            pixels[y : y + height, x : x + width] = draw.integers(0, 256, 3)
-        pixels += draw.normal(0, 12, pixels.shape)
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{index:02d}.png")
-    return folder
-
-
 def run_family(family: Family, root: Path, note: Callable[[FamilyResult], None]) -> FamilyResult:
-    """Intake, one-shot 2:4 by SparseGPT, post-training INT8, export of both forms, the TensorRT-RTX build.
+    """Intake or a short training, one-shot 2:4 by SparseGPT, post-training INT8, export, the TensorRT-RTX build.
 
     root: an empty directory for images and the store. note: told after every step. A refusal ends it and is kept.
     """
@@ -61,11 +42,11 @@ def run_family(family: Family, root: Path, note: Callable[[FamilyResult], None])
     from gpusq.data import open_data
     from gpusq.stages.stage import Context
 
-    result, begun = FamilyResult(family.name, family.model), time.monotonic()
-    context = Context(Store(root / "store"), open_data(str(write_images(root / "images"))))
+    result, begun = FamilyResult(family.name, family.model, passes=family.passes), time.monotonic()
+    write = write_boxes if family.passes else write_images
+    context = Context(Store(root / "store"), open_data(write(root / "images")))
     try:
-        model = write_lively(family.model, root / "model") if family.lively else family.model
-        dense = _intake(result, model, context)
+        dense = _dense(result, family, context)
         note(result)
         sparse = _prune(result, dense, context)
         note(result)
@@ -81,11 +62,15 @@ def run_family(family: Family, root: Path, note: Callable[[FamilyResult], None])
     return result
 
 
-def _intake(result: FamilyResult, model: str, context: Context) -> Artifact:
-    from gpusq.stages import Intake
+def _dense(result: FamilyResult, family: Family, context: Context) -> Artifact:
+    from gpusq.stages import Intake, Train
     from gpusq.stages.stage import run_stage
 
-    dense = run_stage(Intake(model=model), None, context).artifact
+    model, classes = family.model, len(CLASSES) if family.passes else None
+    if family.lively:
+        model = write_lively(model, context.store.root.parent / "model", classes)
+    train = Train(model=model, epochs=family.passes, batch_size=8, augment=False)
+    dense = run_stage(train if family.passes else Intake(model=model), None, context).artifact
     facts = dense.read_json("model.json")
     result.task, result.input_shape = facts.get("task", "classification"), tuple(facts["input_shape"])
     result.parameters = dense.manifest.facts["parameters"]

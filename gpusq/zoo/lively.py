@@ -12,15 +12,18 @@ import json
 from pathlib import Path
 
 
-def write_lively(model: str, folder: Path) -> str:
-    """Write the fresh model of a "new:" specification as a transformers directory; its "hf:" specification."""
+def write_lively(model: str, folder: Path, classes: int | None = None) -> str:
+    """Write the fresh model of a "new:" specification as a transformers directory; its "hf:" specification.
+
+    classes: of its head; None for the preset's own number.
+    """
     import torch
     from torch import nn
 
     from gpusq.models.presets import new_model
     from gpusq.models.source import parse_spec
 
-    raw = new_model(parse_spec(model), None, 0)
+    raw = new_model(parse_spec(model), classes, 0)
     generator = torch.Generator().manual_seed(0)
     for part in raw.module.modules():
         if isinstance(part, nn.Conv2d):

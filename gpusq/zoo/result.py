@@ -15,9 +15,9 @@ class FamilyResult:
 
     parameters: of the dense model. sparse, int8: shares (0 to 1) of the GEMM multiply-adds. dense, dense_half,
     quantized, half: parity of ONNX Runtime with PyTorch (`gpusq.graph.Parity` as data) of the dense float32 and FP16
-    files and of those of the 2:4 INT8 model. itself: agreement of that PyTorch model with itself, for the arithmetic of
-    each file (`gpusq.zoo.agreement`). compared: what the agreements count. int8_gemms: quantized layers that the built
-    engine runs as INT8 GEMMs, of int8_layers.
+    files and of those of the 2:4 INT8 model. itself: that PyTorch model beside itself, for the arithmetic of each file
+    (`gpusq.zoo.agreement`). passes: of training, 0 for fresh weights. compared: what the agreements count. int8_gemms:
+    quantized layers that the built engine runs as INT8 GEMMs, of int8_layers.
     """
 
     family: str
@@ -34,11 +34,12 @@ class FamilyResult:
     dense_half: dict[str, Any] | None = None
     quantized: dict[str, Any] | None = None
     half: dict[str, Any] | None = None
-    itself: dict[str, float] | None = None
+    itself: dict[str, dict[str, float]] | None = None
     int8_gemms: int | None = None
     int8_layers: int | None = None
     fused_attention: int | None = None
     seconds: float = 0.0
+    passes: float = 0.0
 
     @property
     def passed(self) -> bool:

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.numpy import load
 from typer.testing import CliRunner
 
 from gpusq.artifacts import Artifact, Store, open_artifact
 from gpusq.cli.main import app
+from gpusq.data import open_data
 from gpusq.engines.compatibility import rebuild_command
 from gpusq.errors import (
     ArtifactError,
@@ -29,6 +31,7 @@ from gpusq.errors import (
 )
 from gpusq.finishing import Finished, FinishOptions, import_receipt, read_receipt
 from gpusq.finishing.from_model import finish_model
+from gpusq.finishing.gate import outputs_gate
 from gpusq.gates import judge
 from gpusq.machine import Machine
 from gpusq.matrix import Gates
@@ -211,3 +214,28 @@ def test_the_command(chain: Chain, kept: Store, tmp_path: Path) -> None:
         assert (found["type"], found["exit_code"]) == ("MissingExtraError", MissingExtraError.exit_code)
         assert ".[torch-tensorrt]" in found["do"]
     assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.slow
+def test_the_engine_of_a_detector_is_held_to_the_boxes_that_were_asked(tmp_path: Path) -> None:
+    from gpusq.finishing.from_model import _as_bundle
+    from gpusq.stages import Export, Intake
+    from gpusq.stages.stage import Context, run_stage
+
+    images = tmp_path / "images"
+    images.mkdir()
+    for index in range(3):
+        pixels = np.random.default_rng(index).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(images / f"{index}.png")
+    context = Context(Store(tmp_path / "store"), open_data(str(images)))
+    dense = run_stage(Intake(model="new:vit-detr-mini?size=60"), None, context).artifact
+    export = run_stage(Export(samples=2, parity_images=2), dense, context).artifact
+    asked = Build(target="a100", box_iou=0.7, score_difference=0.05)
+    bundle = _as_bundle(dense, export, asked)
+    expected = dict(bundle.expected()[1])
+    moved = expected | {"boxes": np.clip(expected["boxes"] * [1, 1, 0.7, 0.7], 0, 1).astype(np.float32)}
+    gate = outputs_gate(bundle, expected, moved)
+    assert (gate.limits["mean_iou"], gate.limits["score_difference"]) == (0.7, 0.05)
+    assert gate.figures["mean_iou"] < 0.7
+    assert not gate.passed
+    assert outputs_gate(bundle, expected, expected).passed

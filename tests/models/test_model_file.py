@@ -223,3 +223,28 @@ def test_tied_weights_survive(tmp_path: Path) -> None:
     twin = rebuild(loaded.description, plain_tensors(loaded.module), loaded.files)
     assert twin.module.a.weight is twin.module.b.weight
     assert torch.equal(logits(twin.module, images(loaded)), logits(loaded.module, images(loaded)))
+
+
+def test_files_that_the_function_reads_enter_the_fingerprint(tmp_path: Path) -> None:
+    weights = tmp_path / "elsewhere" / "weights.bin"
+    weights.parent.mkdir()
+    weights.write_bytes(b"one")
+    path = tmp_path / "model.py"
+    plain = TINY + "def build():\n    return Net()\n"
+    path.write_text(plain + f"def reads():\n    return [{str(weights)!r}]\n", encoding="utf-8")
+    spec = f"{path}:build"
+    before = source_fingerprint(spec)
+    assert source_fingerprint(spec) == before
+    weights.write_bytes(b"two")
+    assert source_fingerprint(spec) != before
+    weights.unlink()
+    with pytest.raises(UnsupportedModelError, match="no such file"):
+        source_fingerprint(spec)
+
+
+@pytest.mark.parametrize("body", ["return 3", "raise FileNotFoundError('run fetch first')"])
+def test_a_list_of_files_that_is_none_is_refused(tmp_path: Path, body: str) -> None:
+    path = tmp_path / "model.py"
+    path.write_text(TINY + f"def build():\n    return Net()\ndef reads():\n    {body}\n", encoding="utf-8")
+    with pytest.raises(UnsupportedModelError, match=r"reads\(\) of the model file"):
+        source_fingerprint(f"{path}:build")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from gpusq.distillation import detection_loss
@@ -9,6 +10,7 @@ from gpusq.distillation.boxes import box_cxcywh_to_xyxy, iou
 from gpusq.models import gemm_layers, load_model, prunable, trace_workload
 from gpusq.models.canonical import canonicalise
 from gpusq.models.vit_detr import VitDetr, VitDetrConfig
+from gpusq.reports import coverage_of
 from gpusq.workload import coverage, transformer_part
 
 TINY = VitDetrConfig(
@@ -88,3 +90,15 @@ def test_convolutions_and_memory_are_no_part_of_the_transformer() -> None:
     assert 0 < part.macs < workload.macs
     assert not any("backbone" in op.name for op in part.ops)
     assert {op.kind for op in part.ops} == {"gemm", "bmm"}
+
+
+def test_a_report_tells_the_transformer_behind_a_convolutional_backbone() -> None:
+    model = load_model("new:detr-mini")
+    workload = trace_workload(model.module, model.description.input_shape)
+    layers = gemm_layers(model.module, model.keep_dense)
+    pruned = tuple(x.pruned().quantized() if x.kind == "linear" and prunable(x) else x for x in layers)
+    found = coverage_of(workload, pruned)
+    assert found.transformer is not None
+    assert found.transformer.share == pytest.approx(transformer_part(workload, layers).macs / workload.macs)
+    assert found.transformer.sparse > found.sparse
+    assert found.transformer.sparse > 0.8

@@ -61,6 +61,26 @@ def vit_layers(sparse: bool, int8: bool) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
+def detector(
+    sparse: bool, int8: bool, convolutions: tuple[int, ...] = (64, 256), covered: bool = False
+) -> tuple[Workload, tuple[Layer, ...]]:
+    """The transformer above behind a backbone of 3 x 3 convolutions with these widths, at 112 x 112 places.
+
+    covered: whether the convolutions, too, are 2:4 and INT8 where the rest is.
+    """
+    ops, layers, channels = [], [], 3
+    for i, width in enumerate(convolutions):
+        name = f"backbone.convs.{i}"
+        ops.append(Op(name, "gemm", 112 * 112, width, 9 * channels))
+        layer = Layer(name, "conv", width, 9 * channels)
+        layer = layer.pruned() if sparse and covered else layer
+        layers.append(layer.quantized() if int8 and covered else layer)
+        channels = width
+    plain = vit_workload()
+    parameters = plain.parameters + sum(layer.weights for layer in layers)
+    return Workload(plain.input_shape, (*ops, *plain.ops), parameters), (*layers, *vit_layers(sparse, int8))
+
+
 FORMS: dict[str, tuple[bool, bool, str]] = {
     "dense-fp32": (False, False, "fp32"),
     "dense-fp16": (False, False, "fp16"),
@@ -147,6 +167,21 @@ def sample_rows() -> list[Row]:
                     rows.append(row(target, variant, batch, ms * (1.1 if target == "agx-orin" else 1)))
                 if target != "a100":
                     rows.append(row(target, variant, batch, ms, "measured"))
+    return rows
+
+
+def detector_rows() -> list[Row]:
+    """A model with convolutions, predicted on the A100: the dense twin and the compressed form."""
+    rows = []
+    for variant, ms in (("dense-fp16", 2.4), ("sparse-int8", 1.3)):
+        sparse, int8, base = FORMS[variant]
+        workload, layers = detector(sparse, int8)
+        figures = {
+            "size": size_of(workload, layers, base),  # type: ignore[arg-type]
+            "compute": compute_of(workload, layers, base),  # type: ignore[arg-type]
+            "coverage": coverage_of(workload, layers),
+        }
+        rows.append(row("a100", variant, 1, ms, **figures))
     return rows
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gpusq.errors import PatternError, UnsupportedModelError
 from gpusq.reports.numbers import bits_per_group, compute_of, coverage_of, size_of, stored_bits
-from gpusq.workload import Layer, Op, Workload
-from tests.reports.sample import vit_layers, vit_workload
+from gpusq.workload import Layer, Op, Workload, coverage
+from tests.reports.sample import detector, vit_layers, vit_workload
 
 dims = st.integers(1, 512)
 layers_strategy = st.lists(st.tuples(dims, dims), min_size=1, max_size=6)
@@ -111,3 +113,51 @@ def test_coverage_is_that_of_the_workload() -> None:
     assert found.int8 == 0
     assert found.sparse + sum(gap.share for gap in found.dense) == pytest.approx(1)
     assert {gap.name for gap in found.dense} == {"classifier", "attention products"}
+
+
+widths = st.lists(st.integers(1, 64).map(lambda w: 8 * w), min_size=1, max_size=3).map(tuple)
+
+
+@given(widths, st.booleans(), st.booleans(), st.booleans())
+def test_the_transformer_part_is_a_part(convolutions: tuple[int, ...], sparse: bool, int8: bool, covered: bool) -> None:
+    found = coverage_of(*detector(sparse, int8, convolutions, covered))
+    part = found.transformer
+    assert part is not None
+    assert 0 < part.share < 1
+    for inside, whole in ((part.sparse, found.sparse), (part.int8, found.int8)):
+        assert 0 <= inside <= 1
+        assert covered or inside >= whole
+        assert inside * part.share <= whole + 1e-9
+
+
+def test_the_transformer_part_is_as_covered_as_the_transformer_alone() -> None:
+    workload, layers = detector(sparse=True, int8=True)
+    alone = coverage(vit_workload(), vit_layers(sparse=True, int8=True))
+    part = coverage_of(workload, layers).transformer
+    assert part is not None
+    assert (part.sparse, part.int8) == pytest.approx((alone.sparse, alone.int8))
+    assert part.share == pytest.approx(vit_workload().macs / workload.macs)
+    assert 0.9 < part.sparse < 1  # attention products are part of it
+
+
+def test_without_convolutions_there_is_no_part_to_tell() -> None:
+    assert coverage_of(vit_workload(), vit_layers(sparse=True, int8=True)).transformer is None
+    assert coverage_of(Workload((3, 8, 8), (), 0), ()).transformer is None
+
+
+def test_a_convolution_that_tiles_the_image_is_the_patch_embedding() -> None:
+    first, *rest = vit_layers(sparse=True, int8=True)
+    tiles = (replace(first, kind="conv"), *rest)
+    assert coverage_of(vit_workload(), tiles).transformer is None
+    behind, layers = detector(sparse=True, int8=True)
+    inner = tuple(replace(x, kind="conv") if x.name == first.name else x for x in layers)
+    part, plain = coverage_of(behind, inner).transformer, coverage_of(behind, layers).transformer
+    assert part is not None
+    assert plain is not None
+    assert part.share < plain.share  # not the first layer: it takes features, not the image
+
+
+def test_a_convolutional_classifier_has_no_transformer() -> None:
+    ops = (Op("conv", "gemm", 64, 16, 27), Op("fc", "gemm", 1, 10, 16))
+    layers = (Layer("conv", "conv", 16, 27), Layer("fc", "linear", 10, 16).pruned())
+    assert coverage_of(Workload((3, 8, 8), ops, 592), layers).transformer is None

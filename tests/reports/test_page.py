@@ -16,7 +16,7 @@ from gpusq.reports.page import html_page
 from gpusq.reports.report import LayerTime, Lineage, Report, build_report
 from gpusq.reports.table import terminal_table
 from gpusq.reports.view import figure, large, percent, summary
-from tests.reports.sample import row, sample_report
+from tests.reports.sample import detector_rows, row, sample_report
 
 HOSTILE = "</script><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)> {{ 7*7 }} [bold]"
 LOADING = {"src", "href", "srcset", "data", "poster", "action", "xlink:href", "background"}
@@ -152,6 +152,24 @@ def test_coverage_parts_make_a_whole(report: Report) -> None:
         parts = (covered.both, covered.sparse_only, covered.int8_only, covered.neither)
         assert sum(parts) == pytest.approx(1)
         assert min(parts) >= 0
+
+
+def test_the_transformer_part_has_its_line_and_its_term() -> None:
+    made = build_report("detector", detector_rows())
+    (covered,) = sections.coverages(made)  # the twin's is not shown
+    part = covered.transformer
+    assert part is not None
+    text = " ".join(Reader(html_page(made)).text.split())
+    line = f"Transformer part, {percent(part.share)} of the multiply-accumulates: {percent(part.sparse)} of it sparse"
+    assert f"{line}, {percent(part.int8)} INT8" in text
+    assert "transformer partThe linear layers (patch embedding included)" in text[text.index("Terms and conv") :]
+    table = " ".join(rendered(made, 100).split())
+    assert f"sparse-int8: {line[0].lower()}{line[1:]}, {percent(part.int8)} INT8" in table
+
+
+def test_without_convolutions_nothing_is_said_of_a_part(page: Reader, report: Report) -> None:
+    assert "transformer part" not in page.text.lower()
+    assert "transformer part" not in rendered(report, 100)
 
 
 def test_blocks_are_added_up_by_name(report: Report) -> None:

@@ -14,7 +14,7 @@ import pytest
 from gpusq.errors import ArtifactError, NewerSchemaError, UsageError
 from gpusq.reports.report import Report, build_report, merge, report_from_json, report_to_json, schema_text
 from gpusq.reports.verdict import Criteria
-from tests.reports.sample import sample_rows
+from tests.reports.sample import CREATED, detector_rows, sample_rows
 
 
 def changed(report: Report, edit: Any) -> str:
@@ -63,6 +63,21 @@ def test_newer_and_broken_files_are_refused(report: Report) -> None:
 def test_coverage_once_per_artifact(report: Report) -> None:
     digests = [entry.artifact.digest for entry in report.coverage]
     assert len(digests) == len(set(digests)) == len({row.artifact.digest for row in report.rows})
+
+
+def test_a_report_from_before_the_transformer_part_still_loads(report: Report) -> None:
+    def as_before(data: Any) -> None:
+        for entry in (*data["rows"], *data["coverage"]):
+            assert entry["coverage"].pop("transformer") is None
+
+    assert report_from_json(changed(report, as_before)) == report
+
+
+def test_the_transformer_part_reads_back() -> None:
+    made = build_report("detector", detector_rows(), created=CREATED)
+    again = report_from_json(report_to_json(made))
+    assert again == made
+    assert [entry.coverage.transformer is not None for entry in again.coverage] == [True, True]
 
 
 def test_merging_is_a_union(report: Report) -> None:

@@ -121,6 +121,23 @@ def test_coverage_is_part_of_a_whole() -> None:
         Coverage.model_validate({"sparse": 0.8, "int8": 0.1, "dense": [gap], "float": []})
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"share": 0.5, "sparse": 1.0, "int8": 0.2},  # more inside than in the whole
+        {"share": 0.9, "sparse": 0.4, "int8": 0.0},  # more outside than there is room for
+        {"share": 1.5, "sparse": 0.1, "int8": 0.1},
+        {"share": 0.5, "sparse": 0.5},
+    ],
+)
+def test_the_transformer_part_fits_into_the_whole(part: dict[str, float]) -> None:
+    whole = {"sparse": 0.4, "int8": 0.2, "dense": [], "float": []}
+    fits = Coverage.model_validate(whole | {"transformer": {"share": 0.5, "sparse": 0.7, "int8": 0.4}})
+    assert fits.transformer is not None
+    with pytest.raises(ValidationError, match=r"does not hold|less than or equal|required"):
+        Coverage.model_validate(whole | {"transformer": part})
+
+
 def test_only_dense_floating_point_is_a_twin() -> None:
     assert row("a100", "dense-fp16", 1, 1.0).is_twin
     assert not row("a100", "sparse-fp16", 1, 1.0).is_twin

@@ -13,31 +13,41 @@ from PIL import Image
 
 from gpusq.artifacts import Store
 from gpusq.data import open_data
+from gpusq.detection import CONFIDENT
+from gpusq.engines.bundle import BOX_LIMITS
 from gpusq.errors import ClassMismatchError, ParityError, UsageError
 from gpusq.models import load_model
 from gpusq.pictures import detection_pictures
 from gpusq.pipeline import Compressed, compress
 from gpusq.recipe import Recipe, apply_settings
+from gpusq.scoring import accuracy_of
 from gpusq.stages import Sensitivity, Train
 from gpusq.stages.stage import Context, run_stage
+from tests.chain import quick_timings
 
 SETTINGS = (
-    "train.epochs=1",
-    "train.batch_size=4",
+    "train.epochs=40",
+    "train.batch_size=8",
     "train.augment=true",
-    "prune.epochs=0.5",
-    "prune.batch_size=4",
-    "prune.calibration_images=4",
-    "qat.epochs=0.5",
-    "qat.batch_size=4",
-    "qat.calibration_images=4",
+    "train.least_crop=1.0",
+    "train.vertical_flips=true",
+    "prune.epochs=2",
+    "prune.learning_rate=1e-4",
+    "prune.batch_size=8",
+    "prune.calibration_images=16",
+    "qat.epochs=1",
+    "qat.batch_size=8",
+    "qat.calibration_images=16",
     "export.samples=4",
-    "export.agreement=0.0",  # one epoch: all scores are nearly equal
-    "export.fp16_agreement=0.0",
-    "build.agreement=0.0",
     "build.runtime=onnxruntime",
     "build.rtx_check=off",
 )
+"""The bars of export and build are not among them: the detector has learnt enough for those that hold by default."""
+TEST_IMAGES = 12
+LEAST_AP50 = 0.4
+"""Measured: 0.77 with these seeds, 0.57 to 0.74 with three other pairs and 50 epochs; one epoch gives 0.10."""
+LEAST_KEPT = 0.9
+"""Share of the dense engine's AP50 that the 2:4 INT8 engine keeps; measured 1.02, in other runs 0.99 to 1.06."""
 
 
 def squares(root: Path, count: int, seed: int) -> None:
@@ -61,10 +71,10 @@ def squares(root: Path, count: int, seed: int) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A COCO folder with train and test."""
+    """A COCO folder with train and test, drawn alike."""
     root = tmp_path_factory.mktemp("squares")
-    squares(root / "train", 12, 0)
-    squares(root / "test", 6, 1)
+    squares(root / "train", 32, 0)
+    squares(root / "test", TEST_IMAGES, 1)
     return root
 
 
@@ -73,12 +83,18 @@ def context_on(folder: Path, store: Path) -> Context:
     return Context(store=Store(store), data=open_data(f"coco:{folder}"))
 
 
-@pytest.fixture(scope="module")
-def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Compressed, Context]:
-    """One finished run for cpu and a100."""
-    context = context_on(folder, tmp_path_factory.mktemp("detection") / "store")
+def recipe_on(folder: Path) -> Recipe:
+    """The whole chain for cpu and a100."""
     recipe = replace(Recipe(), model="new:vit-detr-mini?size=60", data=f"coco:{folder}", targets=("cpu", "a100"))
-    return compress(apply_settings(recipe, SETTINGS), context), context
+    return apply_settings(recipe, SETTINGS)
+
+
+@pytest.fixture(scope="module", params=[pytest.param(SETTINGS, id="learned", marks=pytest.mark.slow)])
+def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Compressed, Context]:
+    """One finished run of a detector that finds squares. What rests on it is slow, the other tests are not."""
+    context = context_on(folder, tmp_path_factory.mktemp("detection") / "store")
+    with quick_timings():
+        return compress(recipe_on(folder), context), context
 
 
 def artifact_of(result: Compressed, kind: str, role: str = "model") -> object:
@@ -88,7 +104,7 @@ def artifact_of(result: Compressed, kind: str, role: str = "model") -> object:
 
 def test_every_stage_is_judged_by_average_precision_over_the_boxes(run: tuple[Compressed, Context]) -> None:
     result, context = run
-    boxes = sum(len(context.images("test").test.boxes(i)) for i in range(6))  # type: ignore[attr-defined]
+    boxes = sum(len(context.images("test").test.boxes(i)) for i in range(TEST_IMAGES))  # type: ignore[attr-defined]
     stages = {row.artifact.stage for row in result.report.rows}
     assert stages == {"train", "prune", "qat", "export", "build"}
     for row in result.report.rows:
@@ -96,6 +112,43 @@ def test_every_stage_is_judged_by_average_precision_over_the_boxes(run: tuple[Co
         assert (row.accuracy.metric, row.accuracy.n) == ("AP", boxes)
         assert set(row.accuracy.also) == {"AP50", "AP75"}
         assert row.accuracy.also["AP50"] >= row.accuracy.value
+
+
+def test_the_detector_finds_squares_and_keeps_finding_them_when_2_4_and_int8(run: tuple[Compressed, Context]) -> None:
+    result, context = run
+    found = {
+        (a.kind, step.role): accuracy_of(a, context)
+        for step in result.steps
+        if (a := step.done.artifact).kind in ("dense", "sparse", "quantized", "engine")
+    }
+    ap50 = {key: accuracy.also["AP50"] for key, accuracy in found.items() if accuracy and accuracy.also}
+    assert len(ap50) == len(found) == 5
+    assert ap50["dense", "model"] > LEAST_AP50
+    assert ap50["engine", "dense twin"] > LEAST_AP50
+    assert ap50["engine", "model"] > LEAST_KEPT * ap50["engine", "dense twin"]
+    rows = {row.artifact.variant: row.accuracy for row in result.report.rows if row.artifact.kind == "engine"}
+    assert rows["sparse-int8"] == found["engine", "model"]
+
+
+def test_the_bars_that_hold_by_default_judged_boxes_that_the_detector_is_sure_of(
+    run: tuple[Compressed, Context],
+) -> None:
+    from gpusq.engines import read_bundle
+
+    result, _ = run
+    recipe = apply_settings(Recipe(), SETTINGS)
+    bars = ("agreement", "box_iou", "score_difference")
+    assert [getattr(recipe.export, b) for b in (*bars, "fp16_agreement")] == [0.995, 0.9, 0.05, 0.99]
+    assert [getattr(recipe.build, b) for b in bars] == [0.95, 0.85, 0.1]
+    for role in ("model", "dense twin"):
+        exported = artifact_of(result, "onnx", role).read_json("export.json")  # type: ignore[attr-defined]
+        assert exported["parity_fp32"]["matched"] >= TEST_IMAGES
+        assert exported["parity_fp32"]["mean_iou"] > 0.9
+        bundle = read_bundle(artifact_of(result, "bundle", role).path)  # type: ignore[attr-defined]
+        _, expected = bundle.expected()
+        sure = 1 / (1 + np.exp(-expected["logits"])) >= CONFIDENT
+        assert sure.sum() >= len(sure), "fewer: unsure detections would have been judged instead"
+        assert json.loads(bundle.files[BOX_LIMITS]) == {"mean_iou": 0.85, "score": 0.1}
 
 
 def test_the_detector_is_sparse_and_int8_and_its_files_name_both_outputs(run: tuple[Compressed, Context]) -> None:
@@ -130,17 +183,19 @@ def test_pictures_show_both_engines_and_the_truth(run: tuple[Compressed, Context
 
 def test_a_second_run_reuses_every_stage(run: tuple[Compressed, Context], folder: Path) -> None:
     _, context = run
-    recipe = replace(Recipe(), model="new:vit-detr-mini?size=60", data=f"coco:{folder}", targets=("cpu", "a100"))
-    again = compress(apply_settings(recipe, SETTINGS), context)
+    with quick_timings():
+        again = compress(recipe_on(folder), context)
     assert all(step.done.reused for step in again.steps)
 
 
 def test_sensitivity_of_a_detector_counts_points_of_average_precision(run: tuple[Compressed, Context]) -> None:
     result, context = run
-    quick = Sensitivity(images=4, calibration_images=4, max_drop=100.0, score="magnitude")
+    quick = Sensitivity(images=8, calibration_images=4, max_drop=100.0, score="magnitude")
     done = run_stage(quick, artifact_of(result, "dense"), context)  # type: ignore[arg-type]
     found = done.artifact.read_json("sensitivity.json")
     assert found["metric"] == "AP"
+    assert found["dense"] > 0.1
+    assert any(loss["both"]["points"] for loss in found["blocks"].values())
     assert all(loss["both"]["error"] > 0 for loss in found["blocks"].values())
 
 

@@ -7,19 +7,23 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from gpusq.artifacts import Store
+from gpusq.data import open_data
 from gpusq.errors import ParityError
 from gpusq.models.presets import preset_names
 from gpusq.zoo import FAMILIES, STEPS, Family, FamilyResult, Limits, run, run_zoo, to_json, to_markdown
-from gpusq.zoo.agreement import check_agreement, noisy_layers
+from gpusq.zoo.agreement import check_agreement, noisy_layers, shows
 from gpusq.zoo.family import run_family
+from gpusq.zoo.images import CLASSES, MOST, TEST, TRAIN, write_boxes
 
 PARITY = {"max_abs": 1e-6, "relative": 2e-6, "top1": 0.75, "n": 12}
 PASSED = FamilyResult(
     "ViT", "new:vit-test", list(STEPS), "", "classification", (3, 32, 32), 32554, 0.93, 0.94, "images", PARITY, PARITY,
-    PARITY, PARITY, {"float32": 1.0, "float16": 0.5}, 13, 14, 2, 10.0,
+    PARITY, PARITY, {"float32": {"top1": 1.0}, "float16": {"top1": 0.5}}, 13, 14, 2, 10.0,
 )  # fmt: skip
 STOPPED = FamilyResult("DETR", "new:detr-mini", ["intake", "prune"], "ParityError: a | b\nc")
 
@@ -34,7 +38,7 @@ def test_the_table_counts_and_gives_reasons() -> None:
     text = to_markdown([PASSED, STOPPED])
     assert text.startswith("1 of 2 families pass every step.")
     passed = "| ViT | `new:vit-test` | 32,554 | all | 93.0% | 94.0% | 2e-06, 75.0% | 75.0% "
-    assert passed + "| 75.0% (100.0%) | 75.0% (50.0%) | 13 of 14 | 10 |" in text
+    assert passed + "| 75.0% (100.0%) | not shown (50.0%) | 13 of 14 | 10 |" in text
     assert "| DETR | `new:detr-mini` | - | stopped at quantize | - | - | - | - | - | - | - | 0 |" in text
     assert "- DETR: ParityError: a / b c" in text
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
@@ -108,10 +112,54 @@ def test_a_family_passes_every_step() -> None:
 )
 def test_a_file_is_held_to_what_the_model_does_by_itself(found: float, own: float, good: bool) -> None:
     if good:
-        check_agreement({"top1": found}, own, "a file")
+        check_agreement({"top1": found}, {"top1": own}, "a file")
     else:
         with pytest.raises(ParityError, match=r"a file must agree .* with itself"):
-            check_agreement({"top1": found}, own, "a file")
+            check_agreement({"top1": found}, {"top1": own}, "a file")
+
+
+@pytest.mark.parametrize(("found", "own", "good"), [(0.85, 1.0, True), (0.84, 1.0, False), (0.71, 0.8, True)])
+def test_boxes_that_are_found_must_lie_where_pytorch_finds_them(found: float, own: float, good: bool) -> None:
+    parity, itself = {"top1": 1.0, "mean_iou": found}, {"top1": 1.0, "mean_iou": own}
+    if good:
+        check_agreement(parity, itself, "a file")
+    else:
+        with pytest.raises(ParityError, match=r"boxes that overlap .* by 85"):
+            check_agreement(parity, itself, "a file")
+
+
+def test_a_model_that_does_not_agree_with_itself_shows_nothing() -> None:
+    assert shows({"top1": 0.9})
+    assert not shows({"top1": 0.89})
+
+
+def test_drawn_boxes_are_a_coco_folder_that_a_detector_can_be_trained_on(tmp_path: Path) -> None:
+    data = open_data(write_boxes(tmp_path))
+    assert (len(data.train), len(data.test)) == (TRAIN, TEST)
+    assert tuple(data.train.classes) == CLASSES
+    counts = [len(data.train.boxes(index)) for index in range(TRAIN)]
+    assert (min(counts), max(counts)) == (1, MOST)
+    pixels = np.asarray(data.train.image(0))
+    for x0, y0, x1, y1 in data.train.boxes(0).xyxy().round().astype(int):
+        assert pixels[y0:y1, x0:x1].min() >= 140
+
+
+def test_a_trained_family_is_told_as_such(tmp_path: Path) -> None:
+    told: list[FamilyResult] = []
+
+    class EnoughError(Exception):
+        pass
+
+    def note(result: FamilyResult) -> None:
+        told.append(result)
+        raise EnoughError
+
+    with pytest.raises(EnoughError):
+        run_family(Family("A", "new:rt-detr-mini", lively=True, passes=0.1), tmp_path, note)
+    (result,) = told
+    assert (result.done, result.task, result.passes) == (["intake"], "detection", 0.1)
+    assert [a.manifest.stage for a in Store(tmp_path / "store").artifacts()] == ["train"]
+    assert "`new:rt-detr-mini`, 0.1 passes" in to_markdown(told)
 
 
 def test_noise_is_as_large_as_asked_and_gone_afterwards() -> None:

@@ -15,6 +15,7 @@ with file, table and key. There is no inheritance.
 from __future__ import annotations
 
 import difflib
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -49,6 +50,14 @@ class Recipe:
     sensitivity: Sensitivity | None = None
     max_drop: float = 1.0
     min_speedup: float = 1.05
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_drop < math.inf:
+            got = str(self.max_drop)
+            raise RecipeError("max_drop must be finite and at least 0", got=got, do="give points of accuracy, e.g. 1.0")
+        if not 0 < self.min_speedup < math.inf:
+            got = str(self.min_speedup)
+            raise RecipeError("min_speedup must be finite and above 0", got=got, do="give a factor, e.g. 1.05")
 
 
 STAGES: dict[str, type[Stage]] = {
@@ -158,7 +167,10 @@ def _apply_plain(recipe: Recipe, table: str, values: Mapping[str, Any], name: st
             raise RecipeError(f"{name}: [{table}] {key} must be of type {expected}", got=repr(value), do="correct it")
         target = table if key == "source" else key
         changes: dict[str, Any] = {target: value}
-        recipe = replace(recipe, **changes)
+        try:
+            recipe = replace(recipe, **changes)
+        except RecipeError as error:
+            raise RecipeError(f"{name}: [{table}] {error.what}", got=error.got, do=error.do) from error
     return recipe
 
 

@@ -60,7 +60,7 @@ recipes = st.builds(
     data=text,
     targets=st.lists(text, min_size=1, max_size=3).map(tuple),
     max_drop=st.floats(0, 100),
-    min_speedup=st.floats(0, 100),
+    min_speedup=st.floats(0, 100, exclude_min=True),
     **{name: stages(kind) | (st.none() if name == "train" else st.nothing()) for name, kind in STAGES.items()},
 )
 
@@ -116,6 +116,10 @@ def test_an_empty_recipe_has_the_stages_own_defaults() -> None:
         ("[qat]\nlearn_scales = 'yes'", ("file.toml", "[qat]", "'learn_scales'")),
         ("[model]\nclasses = true", ("file.toml", "[model]", "classes", "int")),
         ("[report]\nmax_drop = 'a'", ("file.toml", "[report]", "max_drop", "float")),
+        ("[report]\nmax_drop = -1", ("file.toml", "[report]", "max_drop", "at least 0", "-1")),
+        ("[report]\nmax_drop = inf", ("file.toml", "[report]", "max_drop", "finite", "inf")),
+        ("[report]\nmin_speedup = nan", ("file.toml", "[report]", "min_speedup", "finite", "nan")),
+        ("[report]\nmin_speedup = 0", ("file.toml", "[report]", "min_speedup", "above 0")),
         ("[build]\ntargets = 'cpu'", ("file.toml", "targets", "list")),
         ("[build]\ntargets = []", ("file.toml", "targets", "list")),
         ("prune = 3", ("file.toml", "prune", "table")),

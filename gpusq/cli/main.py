@@ -97,7 +97,8 @@ def _run_for_machines() -> None:
         try:
             code = app(standalone_mode=False)
         except refused as error:
-            got = str(getattr(error, "message", "") or error)
+            tell = getattr(error, "format_message", None)  # names the option too
+            got = str(tell() if tell else error)
             raise UsageError("the command line is understood", got=got, do="see the command's --help") from error
         except typer.Abort:
             raise SystemExit(INTERRUPTED) from None

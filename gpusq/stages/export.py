@@ -147,8 +147,10 @@ class Export(Stage):
         if state.quantizers and any(misses(found, least, self._boxes(least, None)) for found, least in asked):
             context.progress(f"{self.name}: parity", 0, None, "PyTorch beside itself")
             own = self_parity(state, (b.pixel_values for _, b in self._images(state, context)), expected)
-            context.progress(f"{self.name}: parity", 1, 1, relaxed_note({"parity_fp32": fp32, "parity_self": own}))
-        return {"parity_fp32": fp32, "parity_fp16": fp16, "parity_self": own}
+        report = {"parity_fp32": fp32, "parity_fp16": fp16, "parity_self": own}
+        if own is not None:
+            context.progress(f"{self.name}: parity", 1, 1, relaxed_note(report))
+        return report
 
     def _both(self, state: ModelState, path: Path, context: Context) -> tuple[Outputs, Outputs, np.ndarray]:
         """(PyTorch outputs, ONNX Runtime outputs, the first images) on up to parity_images test images."""

@@ -43,7 +43,11 @@ class Sensitivity(Stage):
         if self.images < 1 or self.calibration_images < 1:
             raise UsageError("sensitivity: images and calibration_images must be at least 1", do="raise them")
         if not 0 <= self.max_drop < float("inf"):
-            raise UsageError("sensitivity: max_drop must be finite and at least 0", got=str(self.max_drop))
+            raise UsageError(
+                "sensitivity: max_drop must be finite and at least 0",
+                got=str(self.max_drop),
+                do="give points, e.g. 0.5",
+            )
 
     def gives(self, parent: Artifact | None) -> str:
         return "sensitivity"
@@ -163,7 +167,7 @@ def sensitivity_notes(result: dict[str, Any]) -> list[str]:
             f"which was taken as the limit{more}"
         )
     for step in result["trail"]:
-        what = {"sparse": "dense", "int8": "in FP16", "both": "dense and in FP16"}[step["kept"]]
+        what = {"sparse": "dense", "int8": "in FP16"}[step["kept"]]
         lines.append(f"sensitivity: with {step['block']} {what} too, the rest loses {_points(step['loss'])}")
     if not result["reached"]:
         more = "all blocks that cost something alone were left out of what cost it, and no others"

@@ -34,8 +34,8 @@ class Loss:
 
 @dataclass(frozen=True)
 class Choice:
-    """One step of leaving blocks out: the block, what it is left out of ("sparse", "int8" or "both"), and what the
-    whole model (all other blocks sparse and INT8) then loses."""
+    """One step of leaving blocks out: the block, what it is left out of ("sparse" or "int8"), and what the whole model
+    (all other blocks sparse and INT8) then loses."""
 
     block: str
     kept: Form
@@ -186,10 +186,7 @@ def _leave_out(
     now = whole
     while now.points > max_drop and waiting:
         block, form = waiting.pop(0)
-        if form in ("sparse", "both"):
-            dense.append(block)
-        if form in ("int8", "both"):
-            floats.append(block)
+        (dense if form == "sparse" else floats).append(block)
         board.set([b for b in board.groups if b not in dense], [b for b in board.groups if b not in floats])
         now = measure(board.module)
         trail.append(Choice(block, form, now))

@@ -42,6 +42,15 @@ def test_a_command_line_that_does_not_parse_is_a_json_object_for_machines(
     assert error["got"]
 
 
+def test_a_value_out_of_range_is_told_with_its_option(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpusq", "compress", "--max-drop", "nan", "--json"])
+    with pytest.raises(SystemExit):
+        main.run()
+    assert "--max-drop" in json.loads(capsys.readouterr().out)["error"]["got"]
+
+
 def test_a_report_that_could_not_be_written_is_refused_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -194,3 +194,11 @@ def test_refuses_a_max_drop_that_is_no_number_of_points(drop: str, tmp_path: Pat
     assert (error["type"], error["exit_code"], result.exit_code) == ("UsageError", 2, 2)
     assert error["what"] == "sensitivity: max_drop must be finite and at least 0"
     assert error["got"] == str(float(drop))
+
+
+def test_the_verdicts_max_drop_is_refused_before_the_work_too(tmp_path: Path) -> None:
+    result = gpusq(*COMMAND, "new:vit-test", "--max-drop", "inf", "--store", tmp_path / "store", "--json")
+    error = json.loads(result.stdout)["error"]
+    assert (error["type"], error["got"], error["exit_code"], result.exit_code) == ("RecipeError", "inf", 2, 2)
+    assert error["what"].startswith("max_drop must be finite")
+    assert not list(tmp_path.rglob("*.safetensors"))

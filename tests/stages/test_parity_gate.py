@@ -21,6 +21,11 @@ def test_never_above_what_was_asked_and_never_below_the_floor(asked: float, own:
     assert min(asked, FLOOR) <= allowed <= asked
 
 
+@given(asked=SHARES, n=st.integers(1, 5000))
+def test_a_model_that_agrees_with_itself_throughout_excuses_nothing(asked: float, n: int) -> None:
+    assert allowed_agreement(asked, {"top1": 1.0}, n) == asked
+
+
 @given(own=SHARES, better=SHARES, n=st.integers(10, 5000))
 def test_a_steadier_model_must_agree_more(own: float, better: float, n: int) -> None:
     low, high = sorted((own, better))
@@ -55,11 +60,14 @@ def test_loose_boxes_and_shifted_scores_are_misses() -> None:
 def test_the_note_speaks_of_boxes_for_a_detector_and_of_images_for_others() -> None:
     images = {"top1": 0.97, "n": 150}
     boxes = images | {"mean_iou": 0.87}
-    assert "97.0% of 150 boxes (mean overlap 0.87)" in relaxed_note({"parity_fp32": boxes, "parity_self": boxes})
-    note = relaxed_note({"parity_fp32": images, "parity_self": images})
-    assert "97.0% of 150 images" in note
+    same = {"parity_fp32": boxes, "parity_fp16": boxes, "parity_self": boxes}
+    assert "97.0% of 150 boxes (mean overlap 0.87)" in relaxed_note(same)
+    half = {"top1": 0.9, "n": 16}
+    note = relaxed_note({"parity_fp32": images, "parity_fp16": half, "parity_self": images})
+    assert "97.0% of 150 images in float32" in note
+    assert "90.0% of 16 images in FP16" in note
     assert "box" not in note
-    assert relaxed_note({"parity_fp32": images, "parity_self": None}) == ""
+    assert relaxed_note({"parity_fp32": images, "parity_fp16": half, "parity_self": None}) == ""
 
 
 def test_self_parity_sees_a_model_that_tips_over_by_a_hair() -> None:

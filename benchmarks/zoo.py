@@ -20,10 +20,10 @@ ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "zoo.md"
 INTRODUCTION = """# The model zoo
 
-Every family that gpusq takes, as a small model with fresh weights, through the product's own stages: intake, one-shot
-2:4 by SparseGPT, post-training INT8, export to ONNX (float32 and strongly typed FP16, deformable attention by gathers),
-ONNX Runtime beside PyTorch, and a parse and build by TensorRT-RTX. It shows that every step takes the family, not how
-accurate or fast a trained model of it becomes. Run it: `gpusq zoo`, or one family: `gpusq zoo --family DETR`.
+Every family that gpusq takes, as a small model with fresh weights (some trained for a minute, see below the table),
+through the product's own stages: intake, one-shot 2:4 by SparseGPT, post-training INT8, export to ONNX (float32 and
+strongly typed FP16, deformable attention by gathers), ONNX Runtime beside PyTorch, and a parse and build by
+TensorRT-RTX. It shows that every step takes the family, not how accurate or fast a trained model of it becomes. Run it: `gpusq zoo`, or one family: `gpusq zoo --family DETR`.
 
 """
 

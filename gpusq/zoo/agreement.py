@@ -25,8 +25,12 @@ ASKED_IOU = 0.85
 """Mean overlap of paired boxes (0 to 1) that is enough."""
 MARGIN = 0.1
 """How much lower than the model's own figure a file's may be: a dozen images hold few independent answers."""
-ROUNDING = {"float32": 2.0**-23, "float16": 2.0**-11}
-"""Relative change of every layer's output that stands for the arithmetic of each file: the spacing of its numbers."""
+ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11}
+"""Relative change of every layer's output that stands for the arithmetic of each file.
+
+float16: the spacing of its numbers, for outputs are rounded to it. float32: half the spacing for each product, times
+the root of their number: a runtime sums them in another order.
+"""
 
 
 def self_agreement(model: Artifact, exported: Artifact) -> dict[str, dict[str, float]]:
@@ -48,7 +52,7 @@ def self_agreement(model: Artifact, exported: Artifact) -> dict[str, dict[str, f
     expected = {name: expected[name] for name in description.outputs}
     found = {}
     for name, size in ROUNDING.items():
-        with noisy_layers(state.module, size):
+        with noisy_layers(state.module, size, sums=name == "float32"):
             changed = run_module(state.module, description.outputs, pixels)
         parity = asdict(compare_outputs(facts, expected, changed))
         found[name] = {key: float(parity[key]) for key in ("top1", "mean_iou") if parity[key] is not None}
@@ -56,15 +60,20 @@ def self_agreement(model: Artifact, exported: Artifact) -> dict[str, dict[str, f
 
 
 @contextmanager
-def noisy_layers(module: nn.Module, size: float) -> Iterator[None]:
-    """Inside the block the output of every Linear and Conv2d is multiplied by 1 + noise, uniform in +-size."""
+def noisy_layers(module: nn.Module, size: float, sums: bool = False) -> Iterator[None]:
+    """Inside the block the output of every Linear and Conv2d is multiplied by 1 + noise, uniform in +-size.
+
+    sums: size is that of one product; a layer that sums K of them has sqrt(K) times as much.
+    """
     import torch
     from torch import Tensor, nn
 
     generator = torch.Generator().manual_seed(0)
 
     def shake(part: nn.Module, arguments: Any, output: Tensor) -> Tensor:
-        return output * (1 + size * (2 * torch.rand(output.shape, generator=generator) - 1))
+        weight = part.get_parameter("weight") if sums else None
+        most = size if weight is None else size * (weight.numel() / len(weight)) ** 0.5
+        return output * (1 + most * (2 * torch.rand(output.shape, generator=generator) - 1))
 
     handles = [p.register_forward_hook(shake) for p in module.modules() if isinstance(p, (nn.Linear, nn.Conv2d))]
     try:

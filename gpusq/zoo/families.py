@@ -30,7 +30,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("Conditional DETR", "new:conditional-detr-mini"),
     Family("Deformable DETR", "new:deformable-detr-mini"),
     Family("RT-DETR", "new:rt-detr-mini", lively=True, passes=5),
-    Family("RT-DETRv2", "new:rt-detr-v2-mini", lively=True, passes=5),
+    Family("RT-DETRv2", "new:rt-detr-v2-mini", lively=True, passes=15),
     Family("D-FINE", "new:d-fine-mini", lively=True, passes=5),
     Family("YOLOS", "new:yolos-mini"),
     Family("LW-DETR", "new:lw-detr-mini", passes=12),

@@ -173,3 +173,13 @@ def test_noise_is_as_large_as_asked_and_gone_afterwards() -> None:
     change = (shaken / before - 1).abs()
     assert 0.03 < float(change.max()) <= 2.0**-4 + 1e-6
     assert torch.equal(before, after)
+
+
+def test_noise_of_a_sum_grows_with_the_root_of_its_products() -> None:
+    layer = torch.nn.Linear(64, 8, bias=False)
+    x = torch.rand(256, 64)
+    with torch.no_grad():
+        before = layer(x)
+        with noisy_layers(torch.nn.Sequential(layer), 2.0**-7, sums=True):
+            change = (layer(x) / before - 1).abs()
+    assert 0.9 * 2.0**-4 < float(change.max()) <= 2.0**-4 + 1e-5

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 CONFIDENT = 0.3
 """Score from which a detection counts when two models, or a model and its engine, are compared."""
+FAINT = 0.05
+"""Score from which a detection that is not CONFIDENT is compared too, by a share of its own: it still counts in AP."""
 UNUSED = ("", "n/a", "unused", "background", "__background__")
 """Names of outputs that stand for no class, in small letters. COCO's ids have gaps; heads numbered by them "N/A"."""
 

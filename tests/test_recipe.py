@@ -31,7 +31,7 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
 }
 
 
-SHARES = ("least_crop", "box_iou", "score_difference")  # parameters that are refused above 1
+SHARES = ("least_crop", "box_iou", "score_difference", "faint_agreement")  # parameters that are refused above 1
 
 
 def values_of(hint: Any) -> st.SearchStrategy[Any]:

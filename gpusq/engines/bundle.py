@@ -17,7 +17,7 @@ from gpusq.errors import UsageError
 
 SCHEMA_VERSION = 1
 BOX_LIMITS = "gate.json"
-"""File of a detector's bundle with the bars of its paired boxes: {"mean_iou": 0 to 1, "score": most, or null}."""
+"""File of a detector's bundle, the bars of its boxes: {"mean_iou": least, "score": most or null, "faint": least}."""
 MANIFEST, FINISH = "bundle.json", "FINISH.md"
 FP16, FP32, SAMPLES = "model.fp16.onnx", "model.fp32.onnx", "samples.safetensors"
 

@@ -15,8 +15,9 @@ from gpusq.errors import ParityError, UsageError
 DESCRIPTION = "model.json"
 AGREEMENT = {"classification": "top1_agreement", "detection": "boxes_found_by_both", "tensors": "images_alike"}
 """Task -> the name of its share of equal answers."""
-LEAST_IOU, MOST_SCORE = 0.85, 0.1
-"""The bars of a bundle that does not name them: mean overlap of paired boxes, mean difference of their scores."""
+LEAST_IOU, MOST_SCORE, LEAST_FAINT = 0.85, 0.1, 0.75
+"""The bars of a bundle that does not name them: mean overlap of paired boxes, mean difference of their scores, share of
+the boxes with low scores that both find."""
 Outputs = Mapping[str, NDArray[Any]]
 
 
@@ -47,18 +48,21 @@ def outputs_gate(bundle: Bundle, expected: Outputs, found: Outputs) -> Gate:
 
     Equal answers: of a classifier the top-1 classes, of a detector the boxes that both find, of any other head the
     images whose outputs are close (`gpusq.graph.output_parity`). The paired boxes of a detector must also overlap, and
-    their scores agree, as the bundle asks (BOX_LIMITS). Raises ParityError, NonFiniteError.
+    their scores agree, as the bundle asks (BOX_LIMITS); its relative error is that of the detections that both found,
+    what is not found being judged by the shares. Raises ParityError, NonFiniteError.
     """
     from gpusq.graph.output_parity import compare_outputs
 
     description = json.loads(bundle.files.get(DESCRIPTION, b"{}")) | {"task": bundle.task}
     parity = compare_outputs(description, expected, found)
     share = AGREEMENT[bundle.task]
-    most: dict[str, tuple[float, float]] = {"relative_error": (parity.relative, bundle.tolerance)}
+    error = parity.relative if parity.relative_found is None else parity.relative_found
+    most: dict[str, tuple[float, float]] = {"relative_error": (error, bundle.tolerance)}
     least: dict[str, tuple[float, float]] = {share: (parity.top1, bundle.agreement)}
     if parity.mean_iou is not None and parity.score is not None:
-        overlap, score = _box_limits(bundle)
+        overlap, score, faint = _box_limits(bundle)
         least["mean_iou"] = (parity.mean_iou, overlap)
+        least |= {} if parity.faint is None else {"faint_boxes_found_by_both": (parity.faint, faint)}
         most |= {} if score is None else {"score_difference": (parity.score, score)}
     pairs = most | least
     return Gate(
@@ -70,11 +74,12 @@ def outputs_gate(bundle: Bundle, expected: Outputs, found: Outputs) -> Gate:
     )
 
 
-def _box_limits(bundle: Bundle) -> tuple[float, float | None]:
-    """(least mean overlap, most mean score difference or None) of paired boxes."""
+def _box_limits(bundle: Bundle) -> tuple[float, float | None, float]:
+    """(least mean overlap, most mean score difference or None) of paired boxes, least share of faint ones."""
     given = json.loads(bundle.files.get(BOX_LIMITS, b"{}"))
     score = given.get("score", MOST_SCORE)
-    return float(given.get("mean_iou", LEAST_IOU)), None if score is None else float(score)
+    overlap, faint = float(given.get("mean_iou", LEAST_IOU)), float(given.get("faint", LEAST_FAINT))
+    return overlap, None if score is None else float(score), faint
 
 
 GATES: dict[str, Judge] = dict.fromkeys(AGREEMENT, outputs_gate)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from gpusq.detection import CONFIDENT
+from gpusq.detection import CONFIDENT, FAINT
 from gpusq.errors import NonFiniteError, ParityError
 
 if TYPE_CHECKING:
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 Activation = Literal["softmax", "sigmoid"]
 TOP = 100
+FEW = 10
+"""Faint detections below which their share says nothing."""
+SLACK, HALF = 0.1, 0.5
+"""Scores of one detection in two forms differ by no more than SLACK, or the smaller is at least HALF of the larger."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,9 @@ class BoxParity:
     """Detections of two forms. share: pairs over n, 0 to 1 (1.0 where both are empty).
 
     score: mean |score difference| of the pairs. worst_score: the largest. mean_iou: mean overlap of the pairs.
-    n: pairs and those left alone, of each image's worse side. images: how many. matched: the pairs.
+    n: pairs and those left alone, of each image's worse side. images: how many. matched: the pairs. faint: share of the
+    faint_n detections that score from FAINT but are not confident; None for fewer than FEW, and where the better half
+    of all answers was compared.
     """
 
     share: float
@@ -50,6 +56,8 @@ class BoxParity:
     n: int
     images: int
     matched: int = 0
+    faint: float | None = None
+    faint_n: int = 0
 
 
 def found_of(logits: NDArray[Any], boxes: NDArray[Any], activation: Activation, *, top: int = TOP) -> tuple[Found, ...]:
@@ -69,14 +77,27 @@ def found_of(logits: NDArray[Any], boxes: NDArray[Any], activation: Activation, 
     return tuple(_best(one, corners(box), activation, top) for one, box in zip(logits, boxes, strict=True))
 
 
-def _best(logits: NDArray[Any], boxes: NDArray[Any], activation: Activation, top: int) -> Found:
-    values = logits.astype(np.float64)
+def query_scores(logits: NDArray[Any], activation: Activation) -> NDArray[Any]:
+    """[n, Q]: the score (0 to 1) of the best class of each query, from logits [n, Q, K'] as `found_of` takes them."""
+    best: NDArray[Any] = _class_scores(logits.astype(np.float64), activation).max(axis=-1)
+    return best
+
+
+def _class_scores(values: NDArray[Any], activation: Activation) -> NDArray[Any]:
+    """Scores 0 to 1 [..., K] of logits [..., K']: with softmax without the last column, "no object"."""
     if activation == "softmax":
         powers = np.exp(values - values.max(axis=-1, keepdims=True))
-        scores = (powers / powers.sum(axis=-1, keepdims=True))[:, :-1]
+        shares: NDArray[Any] = (powers / powers.sum(axis=-1, keepdims=True))[..., :-1]
+        return shares
+    scores: NDArray[Any] = 1 / (1 + np.exp(-np.clip(values, -700, 700)))
+    return scores
+
+
+def _best(logits: NDArray[Any], boxes: NDArray[Any], activation: Activation, top: int) -> Found:
+    scores = _class_scores(logits.astype(np.float64), activation)
+    if activation == "softmax":
         queries, classes = np.arange(len(scores)), scores.argmax(axis=-1)
     else:
-        scores = 1 / (1 + np.exp(-np.clip(values, -700, 700)))
         queries, classes = (x.ravel() for x in np.indices(scores.shape))
     kept = np.argsort(-scores[queries, classes], kind="stable")[:top]
     queries, classes = queries[kept], classes[kept]
@@ -94,10 +115,11 @@ def match_detections(
 ) -> BoxParity:
     """Pair the detections of a and b, image by image: same class, overlap of at least `iou`, the best overlap first.
 
-    Compared are detections that score at least `confident` on either side; their partner may score less, so that a
-    score on the edge is no loss. Where there is less than one confident detection for each image (fresh weights), the
-    better half of each image's answers is compared instead. Symmetric in a and b, whatever the order within an image.
-    Raises ParityError for different numbers of images.
+    Compared are detections that score at least `confident` on either side; their partner may score less (see SLACK and
+    HALF), so that a score on the edge is no loss, but one that vanished is. Those that score from FAINT are then
+    compared among themselves, for a share of their own. Where there is less than one confident detection for each
+    image (fresh weights), the better half of each image's answers is compared instead. Symmetric in a and b, whatever
+    the order within an image. Raises ParityError for different numbers of images.
     """
     return match_queries(a, b, iou, confident=confident)[0]
 
@@ -107,8 +129,8 @@ def match_queries(
 ) -> tuple[BoxParity, list[NDArray[Any]]]:
     """`match_detections`, and for each image the pairs of queries that could have been paired: [m, 2] int, of a and b.
 
-    Several queries often lie on one box; so each query of a pair stands beside all of the other side that are of the
-    same class and overlap it by `iou`. An empty [0, 2] where nothing was paired.
+    Several queries often lie on one box; so each query of a pair, faint ones too, stands beside all of the other side
+    that are of the same class and overlap it by `iou`. An empty [0, 2] where nothing was paired.
     """
     if len(a) != len(b) or not len(a):
         raise ParityError("detections of the same images were expected", got=f"{len(a)} and {len(b)} images")
@@ -117,6 +139,7 @@ def match_queries(
     pairs = [_pairs(x, y, iou, least) for x, y in zip(a, b, strict=True)]
     matched, lone = sum(len(p.score) for p in pairs), sum(p.lone for p in pairs)
     score, overlap = np.concatenate([p.score for p in pairs]), np.concatenate([p.overlap for p in pairs])
+    faint, faint_n = sum(p.faint for p in pairs), sum(p.faint + p.faint_lone for p in pairs)
     parity = BoxParity(
         matched / (matched + lone) if matched + lone else 1.0,
         float(score.mean()) if matched else 0.0,
@@ -125,6 +148,8 @@ def match_queries(
         matched + lone,
         len(a),
         matched,
+        faint / faint_n if faint_n >= FEW else None,
+        faint_n,
     )
     return parity, [p.queries for p in pairs]
 
@@ -133,26 +158,58 @@ def match_queries(
 class _Pairs:
     """Of one image: score difference and overlap of each pair, and how many of the worse side stayed alone.
 
-    queries [m, 2]: see `match_queries`.
+    queries [m, 2]: see `match_queries`. faint, faint_lone: pairs among faint detections, and those left alone.
     """
 
     score: NDArray[Any]
     overlap: NDArray[Any]
     lone: int
     queries: NDArray[Any]
+    faint: int
+    faint_lone: int
 
 
 def _pairs(a: Found, b: Found, iou: float, least: float | None) -> _Pairs:
     a, b = _sorted(a), _sorted(b)
-    sure_a, sure_b = _sure(a, least), _sure(b, least)
-    allowed = (a.classes[:, None] == b.classes[None]) & (sure_a[:, None] | sure_b[None])
-    overlap = np.where(allowed, overlaps(a.boxes, b.boxes), -1.0)
     difference = np.abs(a.scores[:, None] - b.scores[None])
-    rows, columns = _greedy(overlap, difference, iou)
-    lone = max(int(sure_a.sum() - sure_a[rows].sum()), int(sure_b.sum() - sure_b[columns].sum()))
-    return _Pairs(
-        difference[rows, columns], overlap[rows, columns], lone, _queries(a, b, overlap >= iou, rows, columns)
-    )
+    same = (a.classes[:, None] == b.classes[None]) & _alike(a.scores, b.scores)
+    overlap = np.where(same, overlaps(a.boxes, b.boxes), -1.0)
+    sure_a, sure_b = _sure(a, least), _sure(b, least)
+    rows, columns, lone = _pair_those(sure_a, sure_b, overlap, difference, iou)
+    queries = [_queries(a, b, overlap >= iou, rows, columns)]
+    faint, faint_lone = 0, 0
+    if least is not None:
+        free_a, free_b = _without(len(sure_a), rows), _without(len(sure_b), columns)
+        left = np.where(free_a[:, None] & free_b[None], overlap, -1.0)
+        faint_a, faint_b = (
+            (x.scores >= FAINT) & ~sure & free for x, sure, free in ((a, sure_a, free_a), (b, sure_b, free_b))
+        )
+        more_rows, more_columns, faint_lone = _pair_those(faint_a, faint_b, left, difference, iou)
+        queries.append(_queries(a, b, overlap >= iou, more_rows, more_columns))
+        faint = len(more_rows)
+    return _Pairs(difference[rows, columns], overlap[rows, columns], lone, np.concatenate(queries), faint, faint_lone)
+
+
+def _pair_those(
+    wanted_a: NDArray[Any], wanted_b: NDArray[Any], overlap: NDArray[Any], difference: NDArray[Any], iou: float
+) -> tuple[NDArray[Any], NDArray[Any], int]:
+    """(rows, columns, how many of the worse side stay alone) of the pairs of which one side at least is wanted."""
+    rows, columns = _greedy(np.where(wanted_a[:, None] | wanted_b[None], overlap, -1.0), difference, iou)
+    lone = max(int(wanted_a.sum() - wanted_a[rows].sum()), int(wanted_b.sum() - wanted_b[columns].sum()))
+    return rows, columns, lone
+
+
+def _alike(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+    """[n, m]: whether two scores may be those of one detection."""
+    low, high = np.minimum(a[:, None], b[None]), np.maximum(a[:, None], b[None])
+    alike: NDArray[Any] = (high - low <= SLACK) | (low >= HALF * high)
+    return alike
+
+
+def _without(count: int, taken: NDArray[Any]) -> NDArray[Any]:
+    free = np.ones(count, bool)
+    free[taken] = False
+    return free
 
 
 def _queries(a: Found, b: Found, near: NDArray[Any], rows: NDArray[Any], columns: NDArray[Any]) -> NDArray[Any]:

@@ -26,8 +26,8 @@ def compare_outputs(description: Mapping[str, Any], expected: Outputs, found: Ou
     """Compare outputs by name (arrays [n, ...], n >= 1) as the task of `description` (model.json) asks.
 
     relative: largest difference over the largest value, the worst of all outputs. Where the queries of a detector come
-    in another order: that of the queries whose detections were paired by class and overlap, logits and boxes alike
-    (`Parity.paired`). Raises ParityError for other names or shapes, NonFiniteError.
+    in another order: of every query and the one that it was assigned to, logits and boxes alike (`Parity.paired`).
+    relative_found: of the detections that both found. Raises ParityError for other names or shapes, NonFiniteError.
     """
     if expected.keys() != found.keys() or not expected:
         raise ParityError(f"outputs {', '.join(expected)} were expected", got=", ".join(found))
@@ -59,17 +59,17 @@ def _tensors(expected: Outputs, found: Outputs) -> Parity:
     return Parity(largest, relative, float(agreeing.mean()), len(agreeing), "tensors")
 
 
-def _detections(activation: str, expected: Outputs, found: Outputs) -> Parity:
-    from gpusq.graph.box_parity import found_of, match_queries
-    from gpusq.graph.query_order import in_order, paired_error
+def _detections(activation: Any, expected: Outputs, found: Outputs) -> Parity:
+    from gpusq.graph.box_parity import found_of, match_queries, query_scores
+    from gpusq.graph.query_order import assigned_error, paired_error
 
-    pair = [found_of(o["logits"], o["boxes"], activation) for o in (expected, found)]  # type: ignore[arg-type]
-    boxes, queries = match_queries(pair[0], pair[1])
+    one, other = (found_of(o["logits"], o["boxes"], activation) for o in (expected, found))
+    boxes, queries = match_queries(one, other)
+    mine, theirs = (query_scores(o["logits"], activation) for o in (expected, found))
     error, paired = _worst(expected, found), False
-    if boxes.matched and not in_order(expected, found):
-        beside = paired_error(expected, found, queries)
-        if beside[1] < error[1]:
-            error, paired = beside, True
+    *assigned, differs = assigned_error(expected, found, mine, theirs)
+    if differs and assigned[1] < error[1]:
+        error, paired = (assigned[0], assigned[1]), True
     return Parity(
         error[0],
         error[1],
@@ -81,6 +81,8 @@ def _detections(activation: str, expected: Outputs, found: Outputs) -> Parity:
         mean_iou=boxes.mean_iou,
         score=boxes.score,
         worst_score=boxes.worst_score,
+        faint=boxes.faint,
+        relative_found=paired_error(expected, found, queries)[1] if boxes.matched else error[1],
     )
 
 

@@ -27,9 +27,11 @@ class Parity:
     """Outputs of two forms of one model; `gpusq.graph.output_parity` says how each task is compared.
 
     relative: largest |a - b| over the largest |a|. top1: share of equal answers, of n images, or of n boxes of a
-    detector. The rest is of detectors, None for other tasks: paired: `relative` is that of paired queries, since their
-    order differs. matched: boxes that both found. mean_iou: their mean overlap, 0 to 1 (0 where there are none).
-    score, worst_score: mean and largest difference of their scores.
+    detector. The rest is of detectors, None for other tasks: paired: `relative` is that of queries assigned to each
+    other, since their order differs. matched: boxes that both found. mean_iou: their mean overlap, 0 to 1 (0 where
+    there are none). score, worst_score: mean and largest difference of their scores. faint: share (0 to 1) of the
+    detections found by both among those with low scores; None for few. relative_found: as `relative`, of what both
+    found alone.
     """
 
     max_abs: float
@@ -42,6 +44,8 @@ class Parity:
     mean_iou: float | None = None
     score: float | None = None
     worst_score: float | None = None
+    faint: float | None = None
+    relative_found: float | None = None
 
 
 def compare(expected: NDArray[Any], found: NDArray[Any]) -> Parity:
@@ -69,11 +73,12 @@ def check_parity(
     what: str,
     mean_iou: float = 0.0,
     score: float | None = None,
+    faint: float = 0.0,
 ) -> None:
     """Raises ParityError where the relative error exceeds `relative` or the agreement is below `top1` (0 to 1).
 
-    Of a detector also where the mean overlap of paired boxes is below `mean_iou` (0 to 1), or the mean difference of
-    their scores above `score`. None: not judged.
+    Of a detector also where the mean overlap of paired boxes is below `mean_iou` (0 to 1), the mean difference of their
+    scores above `score`, or the share of faint boxes found by both below `faint` (0 to 1). None: not judged.
     """
     asked, got = [], []
     if relative is not None and math.isfinite(relative):
@@ -88,7 +93,10 @@ def check_parity(
     if parity.score is not None and score is not None:
         asked.append(f"with a mean difference of their scores of at most {score:.2g}")
         got.append(f"{parity.score:.2g}")
-    if _failed(parity, relative, top1, mean_iou, score):
+    if parity.faint is not None and faint > 0:
+        asked.append(f"in {faint:.1%} of the boxes with low scores")
+        got.append(f"{parity.faint:.1%}")
+    if _failed(parity, relative, top1, mean_iou, score, faint):
         raise ParityError(
             f"{what} must agree {', '.join(asked)}",
             got=", ".join(got) + _counted(parity),
@@ -96,11 +104,14 @@ def check_parity(
         )
 
 
-def _failed(parity: Parity, relative: float | None, top1: float, mean_iou: float, score: float | None) -> bool:
+def _failed(
+    parity: Parity, relative: float | None, top1: float, mean_iou: float, score: float | None, faint: float
+) -> bool:
     far = relative is not None and parity.relative > relative
     loose = parity.mean_iou is not None and parity.mean_iou < mean_iou
     shifted = parity.score is not None and score is not None and parity.score > score
-    return far or loose or shifted or parity.top1 < top1
+    fewer = parity.faint is not None and parity.faint < faint
+    return far or loose or shifted or fewer or parity.top1 < top1
 
 
 def _compared(parity: Parity) -> str:

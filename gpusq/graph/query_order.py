@@ -6,7 +6,7 @@ index by index, an honest file then looks entirely wrong. Here each query stands
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,18 +19,40 @@ CLEARLY = 0.5
 """A query has moved to another index where the one there is nearer than this share of the distance at its own."""
 SEEN = 32
 """Queries of an image, the worst first, that are looked for at other indices."""
+LOST = 0.005
+"""Share of all queries that a selection may have exchanged: those that scored worst, of images in another order."""
 
 
 def in_order(expected: Outputs, found: Outputs) -> bool:
     """Whether no query [n, Q, ...] of `expected` is clearly nearer to one at another index of `found`."""
+    return all(_image_in_order(*pair) for pair in _images(expected, found))
+
+
+def assigned_error(
+    expected: Outputs, found: Outputs, mine: NDArray[Any], theirs: NDArray[Any]
+) -> tuple[float, float, bool]:
+    """(largest difference, the same over the largest value, whether the order differs) over all queries, one to one.
+
+    mine, theirs [n, Q]: the best score of each query of `expected` and of `found`, 0 to 1. Of images in another order
+    each query stands beside the nearest that is free. There, queries below the image's median score may be without a
+    partner, as the last ones of a selection by score are: at most LOST of all queries are left out of the figures.
+    """
     scales = _scales(expected)
-    for image in range(len(next(iter(expected.values())))):
-        a, b = (_values(side, image, scales) for side in (expected, found))
-        own = _distance(a, b)
-        for query in np.argsort(-own)[:SEEN].tolist():
-            if own[query] and _distance(a[query], b).min() < CLEARLY * own[query]:
-                return False
-    return True
+    rows: list[NDArray[Any]] = []
+    spare: list[NDArray[Any]] = []
+    differs = False
+    for index, (a, b) in enumerate(_images(expected, found)):
+        own = np.arange(len(a))
+        partner = own if _image_in_order(a, b) else _assign(a, b)
+        moved = not np.array_equal(partner, own)  # one that went astray alone is no other order
+        rows.append(_errors(expected, found, index, partner, scales))
+        best = np.maximum(mine[index], theirs[index][partner])
+        spare.append((best < np.median(mine[index])) & moved)
+        differs |= moved
+    errors, excused = np.concatenate(rows), np.concatenate(spare)
+    kept = _without_the_worst(errors[:, 1], excused)
+    worst = errors[kept].max(axis=0, initial=0.0)
+    return float(worst[0]), float(worst[1]), differs
 
 
 def paired_error(expected: Outputs, found: Outputs, queries: Sequence[NDArray[Any]]) -> tuple[float, float]:
@@ -45,7 +67,7 @@ def paired_error(expected: Outputs, found: Outputs, queries: Sequence[NDArray[An
         if not len(pairs):
             continue
         a, b = (_values(side, image, scales) for side in (expected, found))
-        kept = pairs[_nearest(pairs, _distance(a[pairs[:, 0]], b[pairs[:, 1]]))]
+        kept = pairs[_nearest(pairs, np.abs(a[pairs[:, 0]] - b[pairs[:, 1]]).max(axis=-1))]
         for name, scale in scales.items():
             one, other = (side[name][image].astype(np.float64) for side in (expected, found))
             largest = float(np.abs(one[kept[:, 0]] - other[kept[:, 1]]).max())
@@ -62,6 +84,65 @@ def _nearest(pairs: NDArray[Any], distance: NDArray[Any]) -> NDArray[Any]:
     return np.concatenate(kept)
 
 
+def _image_in_order(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    """The same of one image's values [Q, D]."""
+    own = np.abs(a - b).max(axis=-1)
+    worst = np.argsort(-own)[:SEEN].tolist()
+    return not any(own[q] and np.abs(a[q] - b).max(axis=-1).min() < CLEARLY * own[q] for q in worst)
+
+
+def _assign(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+    """[Q]: the query of b [Q, D] for each of a [Q, D], one to one: those that are nearest to each other first."""
+    distance = _distances(a, b)
+    partner = np.full(len(a), -1)
+    rows, columns = np.arange(len(a)), np.arange(len(b))
+    while len(rows):
+        left = distance[np.ix_(rows, columns)]
+        theirs, mine = left.argmin(axis=1), left.argmin(axis=0)
+        mutual = mine[theirs] == np.arange(len(rows))  # the least distance of all is always mutual
+        partner[rows[mutual]] = columns[theirs[mutual]]
+        columns = np.delete(columns, theirs[mutual])
+        rows = rows[~mutual]
+    return partner
+
+
+def _distances(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+    """[Q, Q]: largest difference of the values [Q, D] of each query of a and each of b."""
+    largest = np.zeros((len(a), len(b)))
+    for one, other in zip(a.T, b.T, strict=True):
+        np.maximum(largest, np.abs(one[:, None] - other[None]), out=largest)
+    return largest
+
+
+def _errors(
+    expected: Outputs, found: Outputs, image: int, partner: NDArray[Any], scales: Mapping[str, float]
+) -> NDArray[Any]:
+    """[Q, 2]: of each query the largest difference, and the largest over the scale of its output."""
+    whole: NDArray[Any] = np.zeros((len(partner), 2))
+    for name, scale in scales.items():
+        one, other = expected[name][image].astype(np.float64), found[name][image][partner].astype(np.float64)
+        apart = np.abs(one - other).reshape(len(partner), -1).max(axis=-1)
+        whole = np.maximum(whole, np.stack([apart, apart / scale], axis=1))
+    return whole
+
+
+def _without_the_worst(errors: NDArray[Any], excused: NDArray[Any]) -> NDArray[Any]:
+    """[n] bool: all but the LOST share of the queries that are excused and have the largest errors."""
+    kept = np.ones(len(errors), bool)
+    count = min(int(LOST * len(errors)), int(excused.sum()))
+    if count:
+        candidates = np.flatnonzero(excused)
+        kept[candidates[np.argsort(-errors[candidates], kind="stable")[:count]]] = False
+    return kept
+
+
+def _images(expected: Outputs, found: Outputs) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """The values of each image's queries on both sides."""
+    scales = _scales(expected)
+    for image in range(len(next(iter(expected.values())))):
+        yield _values(expected, image, scales), _values(found, image, scales)
+
+
 def _scales(expected: Outputs) -> dict[str, float]:
     """Largest value of each output; 1 for one that is zero throughout."""
     return {name: float(np.abs(values).max()) or 1.0 for name, values in expected.items()}
@@ -71,9 +152,3 @@ def _values(outputs: Outputs, image: int, scales: Mapping[str, float]) -> NDArra
     """[Q, D]: all values of an image's queries, each output over its scale."""
     parts = [outputs[name][image].astype(np.float64) / scale for name, scale in scales.items()]
     return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
-
-
-def _distance(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
-    """Largest difference of values [..., D] -> [...]."""
-    largest: NDArray[Any] = np.abs(a - b).max(axis=-1)
-    return largest

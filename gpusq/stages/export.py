@@ -32,7 +32,7 @@ class Export(Stage):
     """Write the ONNX files and prove that they are the model: parity, 2:4 on the integers, lint, signature."""
 
     name: ClassVar[str] = "export"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     takes: ClassVar[tuple[str, ...]] = ("dense", "sparse", "quantized")
     libraries: ClassVar[tuple[str, ...]] = EXPORT_LIBRARIES
 
@@ -40,7 +40,7 @@ class Export(Stage):
     samples: int = parameter(32, "test images stored with their expected outputs, for bundles and engines")
     parity_images: int = parameter(2000, "test images on which ONNX Runtime must agree with PyTorch")
     float_tolerance: float = parameter(
-        1e-4, "largest difference of a float model's outputs, over the largest value (detectors: of paired queries)"
+        1e-4, "largest difference of a float model's outputs, over the largest value (detectors: query by query)"
     )
     agreement: float = parameter(
         0.995,
@@ -54,6 +54,9 @@ class Export(Stage):
     score_difference: float = parameter(
         0.05, "largest mean difference of the scores (0 to 1) of those boxes: detectors, quantized or FP16"
     )
+    faint_agreement: float = parameter(
+        0.75, "least share found by both of the boxes with scores from 0.05 to 0.3, which still count in AP: detectors"
+    )
     sampler: Literal["gather", "grid_sample"] = parameter(
         "gather",
         "sampling of deformable attention: gather works around wrong GridSample engines of TensorRT from 10.14 on",
@@ -63,8 +66,10 @@ class Export(Stage):
     def __post_init__(self) -> None:
         if self.samples < 1 or self.parity_images < 1:
             raise UsageError("export: samples and parity_images must be at least 1", do="raise them")
-        if not (0 <= self.box_iou <= 1 and 0 <= self.score_difference <= 1):
-            raise UsageError("export: box_iou and score_difference must be from 0 to 1", do="see `gpusq export --help`")
+        for name in ("box_iou", "score_difference", "faint_agreement"):
+            if not 0 <= getattr(self, name) <= 1:
+                given = str(getattr(self, name))
+                raise UsageError(f"export: {name} must be from 0 to 1", got=given, do="see `gpusq export --help`")
 
     def gives(self, parent: Artifact | None) -> str:
         return "onnx"
@@ -200,7 +205,7 @@ class Export(Stage):
     def _boxes(self, agreement: float, own: dict[str, Any] | None) -> dict[str, Any]:
         from gpusq.stages.parity_gate import box_bars
 
-        return box_bars(agreement, self.box_iou, self.score_difference, own)
+        return box_bars(agreement, self.box_iou, self.score_difference, self.faint_agreement, own)
 
     def _check_signature(self, out: Path) -> None:
         import json

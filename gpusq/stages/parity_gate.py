@@ -24,6 +24,10 @@ FLOOR = 0.9
 """No self-agreement excuses less than this."""
 FLOOR_IOU, IOU_ROOM = 0.75, 0.05
 """No self-agreement excuses a smaller mean overlap of paired boxes; how much lower than its own a form may be."""
+FLOOR_FAINT, FAINT_ROOM = 0.5, 0.1
+"""No self-agreement excuses a smaller share of faint boxes; how much lower than its own it may be."""
+ERROR_ROOM, ERROR_CEILING = 1.5, 0.2
+"""How many times the FP16 file's relative error an engine's may be; no file excuses more than the ceiling."""
 CEILING_SCORE, SCORE_ROOM = 0.1, 0.02
 """No self-agreement excuses a larger mean difference of scores; how much larger than its own it may be."""
 
@@ -55,18 +59,33 @@ def allowed_agreement(asked: float, own: dict[str, Any] | None, n: int) -> float
     return min(asked, max(FLOOR, share - 2 * error))
 
 
-def box_bars(agreement: float, mean_iou: float, score: float, own: dict[str, Any] | None) -> dict[str, Any]:
+def allowed_error(asked: float, half: dict[str, Any]) -> float:
+    """Largest relative error that a device may show: `asked`, or ERROR_ROOM times that of the FP16 file on the host.
+
+    half: `Parity` of that file as data. Rounding in a quantized model falls otherwise in FP16, on a device as here.
+    """
+    found = half.get("relative_found")
+    own = float(half["relative"] if found is None else found)
+    return max(asked, min(ERROR_CEILING, ERROR_ROOM * own))
+
+
+def box_bars(
+    agreement: float, mean_iou: float, score: float, faint: float, own: dict[str, Any] | None
+) -> dict[str, Any]:
     """The bars of a detector's paired boxes, as `check_parity` takes them; an asked `agreement` of 0 judges no boxes.
 
-    mean_iou (0 to 1), score: what is asked. own: what `self_parity` gave, or None; a detector whose own boxes and
-    scores move by a hair of the images may be as far off as that and a little more, within FLOOR_IOU, CEILING_SCORE.
+    mean_iou (0 to 1), score, faint (0 to 1): what is asked. own: what `self_parity` gave, or None; a detector whose own
+    boxes and scores move by a hair of the images may be as far off as that and a little more, within FLOOR_IOU,
+    CEILING_SCORE and FLOOR_FAINT.
     """
     if agreement <= 0:
-        return {"mean_iou": 0.0, "score": None}
+        return {"mean_iou": 0.0, "score": None, "faint": 0.0}
     if own is not None and own.get("mean_iou") is not None:
         mean_iou = min(mean_iou, max(FLOOR_IOU, float(own["mean_iou"]) - IOU_ROOM))
         score = max(score, min(CEILING_SCORE, float(own["score"]) + SCORE_ROOM))
-    return {"mean_iou": mean_iou, "score": score}
+    if own is not None and own.get("faint") is not None:
+        faint = min(faint, max(FLOOR_FAINT, float(own["faint"]) - FAINT_ROOM))
+    return {"mean_iou": mean_iou, "score": score, "faint": faint}
 
 
 def misses(parity: dict[str, Any], agreement: float, bars: dict[str, Any]) -> bool:
@@ -74,7 +93,9 @@ def misses(parity: dict[str, Any], agreement: float, bars: dict[str, Any]) -> bo
     overlap, score = parity.get("mean_iou"), parity.get("score")
     loose = overlap is not None and overlap < bars["mean_iou"]
     shifted = score is not None and bars["score"] is not None and score > bars["score"]
-    return bool(parity["top1"] < agreement or loose or shifted)
+    faint = parity.get("faint")
+    fewer = faint is not None and faint < bars["faint"]
+    return bool(parity["top1"] < agreement or loose or shifted or fewer)
 
 
 def relaxed_note(report: dict[str, Any]) -> str:

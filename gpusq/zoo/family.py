@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gpusq.artifacts import Artifact
     from gpusq.stages.stage import Context
 
-CALIBRATION, TEST_IMAGES = 16, 12
+CALIBRATION, TEST_IMAGES = 16, 24
 CAPABILITY = "8.0"
 MOST_BATCH = 8
 COMPARED = {

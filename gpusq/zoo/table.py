@@ -30,9 +30,9 @@ LEGEND = (
     "most 1e-4 is required of the dense float32 file. Every other file has to agree on 90 % (boxes overlap by 0.85), "
     "or as well (less 10 points) as the PyTorch model agrees with itself when the output of every layer changes by the "
     "rounding of that file: 2^-24 times the root of the number of products in a sum for float32, 2^-11 for FP16 (in "
-    "brackets for the INT8 model). Where that self-agreement is below 90 %, rounding decides between nearly equal "
-    "answers, a comparison says nothing about the "
-    "file, and the table says `not shown`. A trained model is held to Export's own bars. Weights are fresh, but where "
+    "brackets for the INT8 model). Where the model itself does not keep these, rounding decides between nearly equal "
+    "answers, a comparison says nothing about the file, and the table says `not shown`. A trained model is held to "
+    "Export's own bars. Weights are fresh, but where "
     "the model's cell names passes: detectors that choose their queries by score are trained for that many passes over "
     "240 drawn images, since the scores of fresh ones are all nearly equal; the comparisons are on other images. "
     "Convolutions of RT-DETR, RT-DETRv2 and D-FINE are drawn again first (He et al. 2015), since signals die out in "
@@ -49,6 +49,7 @@ def to_json(results: Sequence[FamilyResult], conditions: dict[str, Any]) -> dict
         "conditions": conditions,
         "families": len(results),
         "passed": passed,
+        "shown": sum(_shown(result) for result in results),
         "results": [result.to_json() for result in results],
     }
 
@@ -56,8 +57,9 @@ def to_json(results: Sequence[FamilyResult], conditions: dict[str, Any]) -> dict
 def to_markdown(results: Sequence[FamilyResult]) -> str:
     """The table with its legend, and the reasons of those that did not pass."""
     lines = [_line(HEAD), _line(["---"] * len(HEAD)), *(_line(_cells(result)) for result in results)]
-    passed = sum(result.passed for result in results)
-    text = [f"{passed} of {len(results)} families pass every step.", "", *lines, "", LEGEND, ""]
+    passed, shown = sum(result.passed for result in results), sum(_shown(result) for result in results)
+    counts = f"{passed} of {len(results)} families pass every step; of {shown} the parity of every file is shown."
+    text = [counts, "", *lines, "", LEGEND, ""]
     failed = [result for result in results if not result.passed]
     if failed:
         text += ["Not passed, and why:", "", *(f"- {result.family}: {_one_line(result.why)}" for result in failed), ""]
@@ -86,6 +88,11 @@ def _cells(result: FamilyResult) -> list[str]:
         builds,
         f"{result.seconds:.0f}",
     ]
+
+
+def _shown(result: FamilyResult) -> bool:
+    """Whether it passed, and the comparisons of both INT8 files say something about them."""
+    return result.passed and result.itself is not None and all(shows(own) for own in result.itself.values())
 
 
 def _share(value: float | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -85,7 +86,23 @@ def test_a_partner_just_below_the_bar_is_a_partner() -> None:
 def test_what_is_not_confident_does_not_count() -> None:
     sure, noise = apart(3), apart(9, 0.1)
     both = Found(*(np.concatenate([getattr(x, n) for x in (sure, noise)]) for n in ("scores", "classes", "boxes")))
-    assert match_detections([both], [sure]) == match_detections([sure], [sure])
+    assert replace(match_detections([both], [sure]), faint_n=0) == match_detections([sure], [sure])
+
+
+def test_faint_detections_have_a_share_of_their_own() -> None:
+    sure, faint = apart(3), apart(12, 0.1)
+    far = Found(faint.scores, faint.classes, faint.boxes + 20)
+    whole = Found(*(np.concatenate([getattr(x, n) for x in (sure, far)]) for n in ("scores", "classes", "boxes")))
+    lost = part(whole, np.arange(9))
+    parity = match_detections([whole], [lost])
+    assert (parity.share, parity.n) == (1.0, 3)
+    assert (parity.faint, parity.faint_n) == (0.5, 12)
+    assert match_detections([part(whole, np.arange(8))], [part(whole, np.arange(8))]).faint is None  # too few
+
+
+@pytest.mark.parametrize(("score", "found"), [(0.9, True), (0.46, True), (0.44, False), (0.01, False)])
+def test_a_score_that_fell_below_half_is_another_detection(score: float, found: bool) -> None:
+    assert match_detections([apart(4, 0.9)], [apart(4, score)]).share == float(found)
 
 
 def test_fresh_weights_are_compared_by_the_better_half() -> None:

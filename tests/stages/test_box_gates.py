@@ -18,7 +18,7 @@ from gpusq.engines.bundle import BOX_LIMITS
 from gpusq.engines.onnxruntime_engine import OnnxRuntimeRunner
 from gpusq.engines.sealed_bundle import open_bundle
 from gpusq.errors import ParityError, UsageError
-from gpusq.finishing.gate import LEAST_IOU, MOST_SCORE, check_gate, gate_of
+from gpusq.finishing.gate import LEAST_FAINT, LEAST_IOU, MOST_SCORE, check_gate, gate_of
 from gpusq.graph import read_model
 from gpusq.quantization.layers import quantizers
 from gpusq.stages import Build, Export, Prune, Qat, Train, model_files
@@ -174,7 +174,7 @@ def test_an_engine_that_agrees_is_sealed_in_any_order(
 def test_the_device_holds_its_boxes_to_what_the_build_asked(exported: dict[str, Artifact], context: Context) -> None:
     stage = replace(BUILD, target="a100", box_iou=0.9, score_difference=0.07)
     bundle = open_bundle(run_stage(stage, exported["int8"], context).artifact)
-    assert json.loads(bundle.files[BOX_LIMITS]) == {"mean_iou": 0.9, "score": 0.07}
+    assert json.loads(bundle.files[BOX_LIMITS]) == {"mean_iou": 0.9, "score": 0.07, "faint": 0.75}
     _, expected = bundle.expected()
     judge = gate_of("detection")
     good = judge(bundle, expected, permuted(expected))
@@ -187,11 +187,11 @@ def test_the_device_holds_its_boxes_to_what_the_build_asked(exported: dict[str, 
 
 
 def test_bundles_without_bars_are_held_to_those_of_build() -> None:
-    assert (Build().box_iou, Build().score_difference) == (LEAST_IOU, MOST_SCORE)
+    assert (Build().box_iou, Build().score_difference, Build().faint_agreement) == (LEAST_IOU, MOST_SCORE, LEAST_FAINT)
 
 
 @pytest.mark.parametrize("stage", [Export, Build])
 @pytest.mark.parametrize("bar", [{"box_iou": 1.5}, {"score_difference": -0.1}, {"box_iou": float("nan")}])
 def test_bars_are_shares(stage: Any, bar: dict[str, float]) -> None:
-    with pytest.raises(UsageError, match="box_iou and score_difference"):
+    with pytest.raises(UsageError, match="must be from 0 to 1"):
         stage(**bar)

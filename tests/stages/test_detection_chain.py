@@ -137,9 +137,9 @@ def test_the_bars_that_hold_by_default_judged_boxes_that_the_detector_is_sure_of
 
     result, _ = run
     recipe = apply_settings(Recipe(), SETTINGS)
-    bars = ("agreement", "box_iou", "score_difference")
-    assert [getattr(recipe.export, b) for b in (*bars, "fp16_agreement")] == [0.995, 0.9, 0.05, 0.99]
-    assert [getattr(recipe.build, b) for b in bars] == [0.95, 0.85, 0.1]
+    bars = ("agreement", "box_iou", "score_difference", "faint_agreement")
+    assert [getattr(recipe.export, b) for b in (*bars, "fp16_agreement")] == [0.995, 0.9, 0.05, 0.75, 0.99]
+    assert [getattr(recipe.build, b) for b in bars] == [0.95, 0.85, 0.1, 0.75]
     for role in ("model", "dense twin"):
         exported = artifact_of(result, "onnx", role).read_json("export.json")  # type: ignore[attr-defined]
         assert exported["parity_fp32"]["matched"] >= TEST_IMAGES
@@ -148,7 +148,7 @@ def test_the_bars_that_hold_by_default_judged_boxes_that_the_detector_is_sure_of
         _, expected = bundle.expected()
         sure = 1 / (1 + np.exp(-expected["logits"])) >= CONFIDENT
         assert sure.sum() >= len(sure), "fewer: unsure detections would have been judged instead"
-        assert json.loads(bundle.files[BOX_LIMITS]) == {"mean_iou": 0.85, "score": 0.1}
+        assert json.loads(bundle.files[BOX_LIMITS]) == {"mean_iou": 0.85, "score": 0.1, "faint": 0.75}
 
 
 def test_the_detector_is_sparse_and_int8_and_its_files_name_both_outputs(run: tuple[Compressed, Context]) -> None:

@@ -6,7 +6,16 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpusq.stages.parity_gate import FLOOR, FLOOR_IOU, allowed_agreement, box_bars, misses, relaxed_note, self_parity
+from gpusq.stages.parity_gate import (
+    FLOOR,
+    FLOOR_IOU,
+    allowed_agreement,
+    allowed_error,
+    box_bars,
+    misses,
+    relaxed_note,
+    self_parity,
+)
 
 SHARES = st.floats(0.0, 1.0)
 
@@ -37,23 +46,31 @@ def test_more_images_leave_less_room() -> None:
     assert FLOOR < few < many < 0.97
 
 
+@given(asked=SHARES, own=SHARES)
+def test_a_device_may_err_as_the_fp16_file_does_here_and_half_as_much_again(asked: float, own: float) -> None:
+    allowed = allowed_error(asked, {"relative": 1.0, "relative_found": own})
+    assert asked <= allowed <= max(asked, 0.2)
+    assert allowed >= min(0.2, 1.5 * own)
+    assert allowed_error(asked, {"relative": own, "relative_found": None}) == allowed
+
+
 @given(iou=SHARES, score=SHARES, own_iou=SHARES, own_score=SHARES)
 def test_boxes_are_excused_by_the_models_own_within_bounds(
     iou: float, score: float, own_iou: float, own_score: float
 ) -> None:
-    bars = box_bars(0.9, iou, score, {"mean_iou": own_iou, "score": own_score})
+    bars = box_bars(0.9, iou, score, 0.75, {"mean_iou": own_iou, "score": own_score})
     assert min(iou, FLOOR_IOU) <= bars["mean_iou"] <= iou
     assert score <= bars["score"] <= max(score, 0.1)
-    assert box_bars(0.9, iou, score, None) == {"mean_iou": iou, "score": score}
-    assert box_bars(0.0, iou, score, None) == {"mean_iou": 0.0, "score": None}
+    assert box_bars(0.9, iou, score, 0.75, None) == {"mean_iou": iou, "score": score, "faint": 0.75}
+    assert box_bars(0.0, iou, score, 0.75, None) == {"mean_iou": 0.0, "score": None, "faint": 0.0}
 
 
 def test_loose_boxes_and_shifted_scores_are_misses() -> None:
-    bars = box_bars(0.9, 0.9, 0.05, None)
-    good = {"top1": 0.95, "mean_iou": 0.95, "score": 0.01}
+    bars = box_bars(0.9, 0.9, 0.05, 0.75, None)
+    good = {"top1": 0.95, "mean_iou": 0.95, "score": 0.01, "faint": 0.8}
     assert not misses(good, 0.9, bars)
     assert not misses({"top1": 0.95}, 0.9, bars)
-    for change in ({"top1": 0.85}, {"mean_iou": 0.85}, {"score": 0.06}):
+    for change in ({"top1": 0.85}, {"mean_iou": 0.85}, {"score": 0.06}, {"faint": 0.7}):
         assert misses(good | change, 0.9, bars)
 
 

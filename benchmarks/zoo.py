@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/zoo.py
 
 The same as `gpusq zoo --out benchmarks/results`, with docs/zoo.md written from the result. --merge takes results of
-several runs of the same version (each family counts once, the last one given), for a machine that is shared.
+several runs of one version of gpusq (each family counts once, the last one given), for a machine that is shared.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gpusq.latency import host_conditions
-from gpusq.zoo import FAMILIES, FamilyResult, Limits, run_zoo, to_json, to_markdown
+from gpusq.zoo import FAMILIES, FamilyResult, Limits, run_conditions, run_zoo, to_json, to_markdown
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "zoo.md"
@@ -23,7 +22,8 @@ INTRODUCTION = """# The model zoo
 Every family that gpusq takes, as a small model with fresh weights (some trained for a minute, see below the table),
 through the product's own stages: intake, one-shot 2:4 by SparseGPT, post-training INT8, export to ONNX (float32 and
 strongly typed FP16, deformable attention by gathers), ONNX Runtime beside PyTorch, and a parse and build by
-TensorRT-RTX. It shows that every step takes the family, not how accurate or fast a trained model of it becomes. Run it: `gpusq zoo`, or one family: `gpusq zoo --family DETR`.
+TensorRT-RTX. It shows that every step takes the family, not how accurate or fast a trained model of it becomes.
+Run it: `gpusq zoo`, or one family: `gpusq zoo --family DETR`.
 
 """
 
@@ -35,6 +35,15 @@ def merged(files: list[Path]) -> list[FamilyResult]:
         rows = json.loads(file.read_text(encoding="utf-8"))["results"]
         found |= {row["family"]: FamilyResult.from_json(row) for row in rows}
     return [found[family.name] for family in FAMILIES if family.name in found]
+
+
+def conditions_of(files: list[Path]) -> dict[str, Any]:
+    """The version of gpusq that made all of the files, and the dates of each. Exits where the versions differ."""
+    stated = [json.loads(file.read_text(encoding="utf-8"))["conditions"] for file in files]
+    versions = {str(found.get("gpusq", "not stated")) for found in stated}
+    if len(versions) > 1:
+        raise SystemExit(f"--merge takes results of one version of gpusq, got {', '.join(sorted(versions))}; run again")
+    return {"gpusq": versions.pop(), "date": [found.get("date", "not stated") for found in stated]}
 
 
 def write(results: list[FamilyResult], conditions: dict[str, Any]) -> None:
@@ -53,8 +62,9 @@ def main() -> None:
     parser.add_argument("--merge", type=Path, nargs="+", help="zoo.json files to merge instead of a run")
     parser.add_argument("--seconds", type=float, default=Limits.seconds)
     given = parser.parse_args()
-    conditions: dict[str, Any] = {"command": "python benchmarks/zoo.py", "host": host_conditions()}
+    conditions: dict[str, Any] = {"command": "python benchmarks/zoo.py", **run_conditions()}
     if given.merge:
+        conditions |= conditions_of(given.merge)
         conditions["how"] = f"{len(given.merge)} runs of `gpusq zoo` side by side on a shared machine, merged"
         results = merged(given.merge)
     else:

@@ -29,6 +29,7 @@ def accuracy_of(artifact: Artifact, context: Context) -> Accuracy | None:
     """Top-1 on the test split; without labels the share of images on which it agrees with the dense model.
 
     Bundles carry the figure of the ONNX artifact they hold. Without images: the figure of an earlier run, or None.
+    Raises ClassMismatchError where the labels are not of the model's classes.
     """
     from gpusq.reports import Accuracy
 
@@ -53,12 +54,13 @@ def _kept(artifact: Artifact, context: Context) -> Accuracy | None:
 
 
 def _score(artifact: Artifact, context: Context) -> dict[str, Any]:
-    from gpusq.stages.images import batches_in, loader_of, skipped_count, skipped_note
+    from gpusq.stages.images import batches_in, check_labels, loader_of, skipped_count, skipped_note
     from gpusq.stages.judging import tally_of
 
+    test, description = context.images("accuracy").test, artifact.read_json("model.json")
+    check_labels(test, description)
     how, predictor = predictor_of(artifact)
-    test, reference = context.images("accuracy").test, _reference(artifact, context)
-    description = artifact.read_json("model.json")
+    reference = _reference(artifact, context)
     loader, tally = loader_of(test, description), tally_of(description, test.supervised)
     what = f"accuracy of {artifact.kind}"
     for done, batch in batches_in(loader, range(len(test)), _batch_size(description)):

@@ -95,6 +95,9 @@ class Workload:
         return cls((c, h, w), tuple(Op(**op) for op in data["ops"]), data["parameters"])
 
 
+NO_LAYER = "a product with a weight outside nn.Linear and nn.Conv2d, which stays as it is"
+
+
 @dataclass(frozen=True)
 class Share:
     """One layer (or "attention products") with its share of the GEMM MACs, 0 to 1, and a reason."""
@@ -117,26 +120,27 @@ class Coverage:
 def coverage(workload: Workload, layers: tuple[Layer, ...]) -> Coverage:
     """Join operators with layer states by name; bmm operators count as one "attention products" entry.
 
-    A zero-MAC workload has coverage 0.
+    Products with weights that are no layer's count as one entry for each module. A zero-MAC workload has coverage 0.
     """
     states = {layer.name: layer for layer in layers}
     total = workload.macs or 1
     macs: dict[str, int] = {}
+    outside: dict[str, int] = {}  # module -> products with weights that are no layer's, packed attention's for one
     attention = 0
     for op in workload.ops:
         if op.kind == "gemm":
-            macs[op.name] = macs.get(op.name, 0) + op.macs
+            name, counts = (op.name, macs) if op.name in states else (op.name.partition("/")[0], outside)
+            counts[name] = counts.get(name, 0) + op.macs
         elif op.kind == "bmm":
             attention += op.macs
-    dense = [Share(n, m / total, states[n].why_dense) for n, m in macs.items() if n in states and not states[n].sparse]
-    floats = [Share(n, m / total, states[n].why_float) for n, m in macs.items() if n in states and not states[n].int8]
+    dense = [Share(n, m / total, states[n].why_dense) for n, m in macs.items() if not states[n].sparse]
+    floats = [Share(n, m / total, states[n].why_float) for n, m in macs.items() if not states[n].int8]
+    products = [Share(name, m / total, NO_LAYER) for name, m in outside.items()]
     if attention:
-        product = Share("attention products", attention / total, "product of two activations: no weights")
-        dense.append(product)
-        floats.append(product)
-    sparse = sum(m for n, m in macs.items() if n in states and states[n].sparse) / total
-    int8 = sum(m for n, m in macs.items() if n in states and states[n].int8) / total
-    return Coverage(sparse, int8, tuple(dense), tuple(floats))
+        products.append(Share("attention products", attention / total, "product of two activations: no weights"))
+    sparse = sum(m for n, m in macs.items() if states[n].sparse) / total
+    int8 = sum(m for n, m in macs.items() if states[n].int8) / total
+    return Coverage(sparse, int8, (*dense, *products), (*floats, *products))
 
 
 def transformer_part(workload: Workload, layers: tuple[Layer, ...], products: bool = True) -> Workload:

@@ -1,8 +1,9 @@
 """The detector of `make demo-detr`: a DETR decoder on the first six blocks of a pretrained ViT-S/14.
 
 196 px, 196 tokens of 14 px, one query on each. Pretrained: the backbone, read from build/data/vit-s14-6 or the folder
-that GPUSQ_VIT_S14 names (scripts/fetch_vit_backbone.py writes it). Fresh: everything after it. For gpusq it is a model
-file like any user's: `--model scripts/aerial_detector.py:build`.
+that GPUSQ_VIT_S14 names (scripts/fetch_vit_backbone.py writes it). Fresh: everything after it. The demo's recipe keeps
+the backbone frozen while the detector is trained; pruning and quantization-aware training move all weights. For gpusq
+it is a model file like any user's: `--model scripts/aerial_detector.py:build`.
 """
 
 from __future__ import annotations

@@ -28,8 +28,7 @@ SUMS
 }
 
 cut_by() { # what the tiles were made by and from; another line means they are cut again
-  { cat scripts/cut_aerial_tiles.py gpusq/data/tiles.py gpusq/data/boxes.py; sha256sum <"$source/OSBS_029.png"; } |
-    sha256sum | cut -d ' ' -f 1
+  { cat scripts/cut_aerial_tiles.py gpusq/data/*.py; (cd "$source" && sha256sum -- *); } | sha256sum | cut -d ' ' -f 1
 }
 
 if [ ! -x "$python" ]; then

@@ -59,6 +59,26 @@ def test_it_fetches_what_the_recipe_opens_and_writes_both_reports() -> None:
     assert '--html "$out/report.html"' in SCRIPT
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["first", "again"])
+def test_it_prints_its_wall_time_last_and_says_what_was_there_before(tmp_path: Path, again: bool) -> None:
+    tools = ("scripts/demo_detr.sh", SCRIPT), ("scripts/fetch_aerial.sh", "echo folder"), (".venv/bin/gpusq", "exit 0")
+    for name, body in (*tools, (".venv/bin/python", "sleep 1.1")):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(body if body.startswith("#!") else f"#!/bin/sh\n{body}\n")
+        path.chmod(0o755)
+    if again:
+        (tmp_path / "build" / "demo-detr" / "store").mkdir(parents=True)
+    done = subprocess.run([tmp_path / "scripts" / "demo_detr.sh"], capture_output=True, text=True, check=True)
+    told = re.fullmatch(
+        r"demo-detr: took (\d+) seconds of wall time after the setup, fetching included(.*)",
+        done.stdout.splitlines()[-1],
+    )
+    assert told is not None
+    assert int(told[1]) >= 1
+    assert ("from a run before" in told[2]) == again
+
+
 def test_nine_tenths_of_its_transformer_can_be_sparse(backbone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPUSQ_VIT_S14", str(backbone))
     model = load_model(MODEL)

@@ -20,29 +20,30 @@ Memory = Annotated[float, typer.Option("--memory", min=0, help="Address space of
 Out = Annotated[Path | None, typer.Option("--out", help="Also write zoo.json and zoo.md into this folder.")]
 
 
+HELP = (
+    "Take every model family, as a small model, through prune, INT8, export, parity and an engine build.\n\n"
+    "Weights are fresh, but detectors that choose their queries by score are trained briefly first. "
+    "Exit 1 where a family stops at a step. Needs the host and rtx extras."
+)
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command("zoo", help="Take every model family through prune, INT8, export, parity and an engine build. Exit 1.")(
-        zoo
-    )
+    app.command("zoo", help=HELP)(zoo)
 
 
 def zoo(
     family: Only = None, seconds: Seconds = 900.0, memory: Memory = 24.0, out: Out = None, json: Json = False
 ) -> None:
-    """Take every model family, small and with fresh weights, through prune, INT8, export, parity and an engine build.
-
-    Exit 1 where a family stops at a step. Needs the host and rtx extras.
-    """
+    """Take the families through every step and tell the table; HELP says the rest. Raises SystemExit(1)."""
     from gpusq.cli.output import print_json, print_line, refusals
 
     with refusals(json):
-        from gpusq.latency import host_conditions
-        from gpusq.zoo import Limits, run_zoo, to_json, to_markdown
+        from gpusq.zoo import Limits, run_conditions, run_zoo, to_json, to_markdown
 
-        chosen = _chosen(family)
+        chosen, conditions = _chosen(family), run_conditions()
         results = run_zoo(chosen, Limits(seconds, memory), _told)
-        data = to_json(results, {"host": host_conditions(), "seconds_limit": seconds, "memory_limit_gib": memory})
+        data = to_json(results, {**conditions, "seconds_limit": seconds, "memory_limit_gib": memory})
         if out is not None:
             _write(out, data, to_markdown(results))
         if json:

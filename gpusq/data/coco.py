@@ -51,7 +51,7 @@ def read_coco(path: Path) -> CocoFile:
 
     Raises AnnotationError, with the file and the entry, for broken JSON, missing or mistyped keys, ids used twice,
     a file name listed twice or leading outside, an annotation whose image or category is not listed, and a box that is
-    not four finite numbers with a width and height of at least 0.
+    not four finite numbers with a width and height of at least 0, and a negative area.
     """
     content = _parsed(path)
     categories = _categories(path, content)
@@ -143,8 +143,18 @@ def _annotation(place: str, entry: dict[str, Any], index_of: dict[int, int]) -> 
     crowd = entry.get("iscrowd", 0)
     if crowd not in (0, 1):
         raise AnnotationError(f"{place}: `iscrowd` must be 0 or 1", got=repr(crowd)[:80], do=MEND)
-    area = number(entry["area"], f"{place}: `area`") if entry.get("area") is not None else None
-    return image, Annotation(place, (x, y, x + width, y + height), index_of[category], bool(crowd), area)
+    corners = (x, y, x + width, y + height)
+    return image, Annotation(place, corners, index_of[category], bool(crowd), _area(place, entry))
+
+
+def _area(place: str, entry: dict[str, Any]) -> float | None:
+    """Pixels; None where not given. Average precision leaves out objects by it: a negative one would be ignored."""
+    if entry.get("area") is None:
+        return None
+    area = number(entry["area"], f"{place}: `area`")
+    if area < 0:
+        raise AnnotationError(f"{place}: `area` must be at least 0", got=repr(entry["area"])[:80], do=MEND)
+    return area
 
 
 def _listed(place: str, entry: dict[str, Any], objects: tuple[Annotation, ...]) -> ListedImage:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gpusq.data.annotation import Findings, boxes_on_image, size_on_disk, some
 from gpusq.data.box_set import BoxSet
 from gpusq.data.boxes import Boxes
-from gpusq.data.coco import CocoFile, read_coco
+from gpusq.data.coco import CocoFile, ListedImage, read_coco
 from gpusq.data.folder import TESTS, TRAIN, ImageFile, images_below, one_line, split_files
 from gpusq.data.imageset import DataSpec
 from gpusq.errors import AnnotationError, ClassMismatchError, EmptyDataError
@@ -30,7 +30,8 @@ def open_coco(place: Path) -> DataSpec:
     same places one folder up; images that it does not list are no part of the set. In a folder every image must be
     listed, if only without annotations: that is how an image without objects is told from one nobody looked at.
     Raises EmptyDataError where nothing is there, AnnotationError for files that do not parse, images listed but not
-    there or there but not listed, boxes outside; ClassMismatchError where the two files' categories differ.
+    there or there but not listed, images listed twice (links included), boxes outside; ClassMismatchError where the two
+    files' categories differ.
     """
     if place.is_file():
         return _one_file(place)
@@ -111,20 +112,35 @@ def _root(file: CocoFile, places: list[Path]) -> Path:
 
 
 def _part(file: CocoFile, root: Path, top: Path) -> tuple[dict[Path, ImageFile], dict[str, Boxes], Findings]:
-    """(path -> file, id -> boxes, what was met) of everything that one annotation file lists. Ids are below `top`."""
+    """(path -> file, id -> boxes, what was met) of everything that one annotation file lists. Ids are below `top`.
+
+    Raises AnnotationError for an image that is not there, and for two entries that lead to one file.
+    """
     gone = [image.file_name for image in file.images if not (root / image.file_name).is_file()]
     if gone:
         do = f"add them to {root}, or take them and their annotations out"
         raise AnnotationError(f"{file.path} lists images that are not there", got=some(gone), do=do)
-    paths, boxes, findings = {}, {}, Findings()
+    paths: dict[Path, ImageFile] = {}
+    boxes, findings = {}, Findings()
     for image in file.images:
         path = root / image.file_name
+        _check_new(image, path, paths)
         own = one_line(path.relative_to(top).as_posix())
         size = image.size or size_on_disk(path, image.place)
         paths[path.resolve()] = ImageFile(own, path, None)
         boxes[own] = boxes_on_image(image.objects, size, findings)
     findings.check(file.path)
     return paths, boxes, findings
+
+
+def _check_new(image: ListedImage, path: Path, known: Mapping[Path, ImageFile]) -> None:
+    """Links lead to one file under several names; the boxes of all but one name would be lost."""
+    if (earlier := known.get(path.resolve())) is not None:
+        raise AnnotationError(
+            f"{image.place}: an image may be listed once",
+            got=f"{one_line(image.file_name)} is the same file as {earlier.id}",
+            do="list it under one name, with all its annotations, or put a copy in place of the link",
+        )
 
 
 def _check_same_classes(train: CocoFile, test: CocoFile) -> None:

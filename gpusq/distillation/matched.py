@@ -76,11 +76,13 @@ def matched_soft_loss(pairs: Pairs, activation: Activation, temperature: float =
 def agreement(pairs: Pairs, activation: Activation) -> Tensor:
     """[B] in 0..1: share of matched pairs with the same class, among pairs where one of the two holds an object.
 
-    Softmax: 1 where neither model sees an object. Sigmoid: as `graph.box_parity` judges one image, from a score of
-    CONFIDENT, and where neither model is that sure of any query, the better half of each one's queries.
+    As `graph.box_parity` judges one image: queries whose best class scores CONFIDENT or more, whatever "no object"
+    scores beside it; where neither model is that sure of any query, the better half of each one's queries. 1 without
+    any such pair.
     """
     logits = (pairs.student_logits, pairs.teacher_logits)
-    mine, theirs = (labels_of(x, activation, least) for x, least in zip(logits, _bars(logits), strict=True))
+    bars = _bars(logits, activation)
+    mine, theirs = (labels_of(x, activation, least) for x, least in zip(logits, bars, strict=True))
     none = class_probabilities(pairs.teacher_logits, activation).shape[-1]
     seen = (mine != none) | (theirs != none)
     same = ((mine == theirs) & seen).sum(dim=1).float()
@@ -88,26 +90,28 @@ def agreement(pairs: Pairs, activation: Activation) -> Tensor:
     return torch.where(count > 0, same / count.clamp(min=1), torch.ones_like(same))
 
 
-def _bars(logits: tuple[Tensor, Tensor]) -> list[Tensor]:
-    """[B, 1] of both sigmoid models: CONFIDENT, or on images where no query of either reaches it the median score."""
-    best = [x.float().sigmoid().amax(dim=-1) for x in logits]
+def _bars(logits: tuple[Tensor, Tensor], activation: Activation) -> list[Tensor]:
+    """[B, 1] of both models: CONFIDENT, or on images where no query of either reaches it the median score."""
+    best = [class_probabilities(x.float(), activation).amax(dim=-1) for x in logits]
     sure = (torch.cat(best, dim=1) >= CONFIDENT).any(dim=1, keepdim=True)
     half = [x.quantile(0.5, dim=1, keepdim=True) * (1 - EPSILON) for x in best]  # equal but for rounding is equal
     return [torch.where(sure, CONFIDENT, x) for x in half]
 
 
 def labels_of(logits: Tensor, activation: Activation, least: float | Tensor = CONFIDENT) -> Tensor:
-    """The class of each query [..., Q], K for none: the largest logit, under sigmoid with a score from `least`."""
-    if activation == "softmax":
-        return logits.argmax(dim=-1)
-    best, label = logits.float().sigmoid().max(dim=-1)
-    return torch.where(best >= least, label, torch.full_like(label, logits.shape[-1]))
+    """The best class of each query [..., Q] where its score is from `least` on, K for none.
+
+    Softmax: "no object" is no class here, however large; a class at 0.40 beside it at 0.44 is found.
+    """
+    probabilities = class_probabilities(logits.float(), activation)
+    best, label = probabilities.max(dim=-1)
+    return torch.where(best >= least, label, torch.full_like(label, probabilities.shape[-1]))
 
 
 def teacher_targets(logits: Tensor, boxes: Tensor, activation: Activation) -> list[Target]:
     """The teacher's own detections as targets: the classes and boxes of its queries that hold an object.
 
-    Sigmoid: those with a score from CONFIDENT. Where the teacher is that sure of nothing in the whole batch, those
+    Those whose best class scores CONFIDENT or more. Where the teacher is that sure of nothing in the whole batch, those
     with at least half of the batch's best score, from LEAST_SCORE on. (The better half of all queries, by which
     agreement is judged, would teach objects on every empty image.)
     """

@@ -29,44 +29,41 @@ def export_onnx(
     input_name: str = "pixel_values",
     output_names: Sequence[str] = ("logits",),
     sampler: Sampler = "grid_sample",
-    batch: int | None = None,
 ) -> ir.Model:
     """Export `module` (pixel_values [batch, C, H, W] float32 -> one tensor [batch, ...] per output name) in eval mode.
 
     input_shape: (C, H, W). opset: 18 or later; GELU is one node from 20 on, FP16 needs 19. output_names: in the order
     in which the module returns its tensors. sampler: "gather" computes F.grid_sample (bilinear, zeros padding) by
     gathers, since TensorRT computes GridSample wrong from 10.14 on (NVIDIA/TensorRT#4813, #4646,
-    pytorch/TensorRT#4074, #3674). batch: None for a batch of any size, a number for a model that allows one size only.
+    pytorch/TensorRT#4074, #3674).
     Fake quantizers (torch.ops.gpusq.fake_quantize) become Q/DQ with zero point 0, weights INT8 initializers with a
     DequantizeLinear, activations one pair per consumer; node names carry the module path. The same module gives the
     same bytes (`model_bytes`). Nothing is printed.
-    Raises UnsupportedModelError with the exporter's own reason where the module cannot be exported.
+    Raises UnsupportedModelError with the exporter's own reason where the module cannot be exported, and for one that
+    allows a single batch size.
     """
     if opset < LOWEST_OPSET:
         raise UnsupportedModelError("export: opset 18 or later is needed", got=str(opset))
     check_sampler(sampler)
-    if batch is not None and batch < 1:
-        raise UnsupportedModelError("export: a fixed batch is at least 1", got=str(batch))
-    model = _run_exporter(module, input_shape, opset, input_name, list(output_names), batch)
+    model = _run_exporter(module, input_shape, opset, input_name, list(output_names))
     if len(model.graph.outputs) != len(output_names):
         raise UnsupportedModelError(
             f"export: the model must return {len(output_names)} tensor(s) {list(output_names)}",
             got=f"{len(model.graph.outputs)} outputs",
             do="wrap it in a module whose forward returns just these",
         )
-    _check_batch(model, BATCH if batch is None else batch)
+    _check_batch(model)
     finish(model, sampler)
     return model
 
 
-def _check_batch(model: ir.Model, batch: str | int) -> None:
-    """The first dimension of every input and output is the batch: the dynamic "batch", or the fixed number."""
+def _check_batch(model: ir.Model) -> None:
+    """The first dimension of every input and output is the dynamic "batch"."""
     for value in [*model.graph.inputs, *model.graph.outputs]:
         first = value.shape[0] if value.shape is not None and len(value.shape) else None
-        if getattr(first, "value", first) != batch:
+        if getattr(first, "value", first) != BATCH:
             raise UnsupportedModelError(
-                f"export: the first dimension of {value.name} must be the batch"
-                + (", of any size" if batch == BATCH else f" of {batch}"),
+                f"export: the first dimension of {value.name} must be the batch, of any size",
                 got=str(value.shape),
                 do="keep the batch size out of reshapes and constants: use x.shape[0] or -1",
             )
@@ -92,11 +89,10 @@ def _run_exporter(
     opset: int,
     input_name: str,
     output_names: list[str],
-    batch: int | None,
 ) -> ir.Model:
     import torch
 
-    example = torch.zeros(batch or 2, *input_shape)  # a dynamic batch of 1 would be taken for a constant
+    example = torch.zeros(2, *input_shape)  # a dynamic batch of 1 would be taken for a constant
     with eval_mode(module), quiet(), symbolic_len(module), norms_kept_apart(), torch.no_grad():
         try:
             program = torch.onnx.export(
@@ -107,7 +103,7 @@ def _run_exporter(
                 opset_version=opset,
                 input_names=[input_name],
                 output_names=output_names,
-                dynamic_shapes=({0: torch.export.Dim(BATCH, min=1)},) if batch is None else None,
+                dynamic_shapes=({0: torch.export.Dim(BATCH, min=1)},),
                 custom_translation_table=translation_table(),
             )
         except Exception as error:

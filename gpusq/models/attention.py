@@ -157,7 +157,10 @@ class UnpackedAttention(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """As nn.MultiheadAttention.forward; `is_causal` is only a hint there and attn_mask carries the mask."""
+        """As nn.MultiheadAttention.forward; `is_causal` is only a hint there and attn_mask carries the mask.
+
+        A row that may look nowhere gives zeros before `out_proj` with need_weights=False, else NaN, as it does there.
+        """
         if is_causal and attn_mask is None:
             raise UnsupportedModelError("causal attention gives its attn_mask", got="none", do="pass attn_mask")
         batched = query.dim() == 3
@@ -165,7 +168,10 @@ class UnpackedAttention(nn.Module):
         q, k, v = (self._heads(p(x)) for p, x in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value)))
         bias = self._bias(key_padding_mask, attn_mask, q)
         dropout = self.dropout if self.training else 0.0
+        nowhere = None if need_weights or bias is None else _looks_nowhere(bias)
+        bias = bias if bias is None or nowhere is None else bias.masked_fill(nowhere, 0.0)
         merged, weights = explicit_attention(self.quant_points, q, k, v, bias, self.head_dim**-0.5, dropout)
+        merged = merged if nowhere is None else merged.masked_fill(nowhere, 0.0)
         output = self.out_proj(merged.transpose(1, 2).flatten(2))  # [B, H, L, D] -> [B, L, H * D]
         output = output.squeeze(0) if not batched else output if self.batch_first else output.transpose(0, 1)
         if not need_weights:
@@ -199,6 +205,11 @@ def _additive(mask: Tensor, like: Tensor) -> Tensor:
     if mask.dtype == torch.bool:
         return torch.zeros(mask.shape, dtype=like.dtype, device=mask.device).masked_fill(mask, float("-inf"))
     return mask.to(like.dtype)
+
+
+def _looks_nowhere(bias: Tensor) -> Tensor:
+    """The rows of a bias [..., L, S] that mask every place, bool [..., L, 1]."""
+    return bias.amax(dim=-1, keepdim=True) == float("-inf")
 
 
 def _projections(packed: nn.MultiheadAttention) -> list[nn.Linear]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -59,7 +61,8 @@ class PatchLinear(nn.Module):
 def canonicalise(module: nn.Module) -> nn.Module:
     """Replace patch convolutions and packed attention inside `module`, in place; returns the module.
 
-    A module that is itself one of them is replaced by its canonical form. Raises UnsupportedModelError.
+    Those with a forward of their own or with hooks compute something else and stay as they are (`packed_layers`). A
+    module that is itself one of them is replaced by its canonical form. Raises UnsupportedModelError.
     """
     made: dict[int, nn.Module] = {}  # by id of the replaced one: what sits in two places stays one module
     replaced = list(module.modules())  # held, so that no id is given to another module meanwhile
@@ -77,12 +80,27 @@ def canonicalise(module: nn.Module) -> nn.Module:
     return module
 
 
+def packed_layers(module: nn.Module) -> tuple[str, ...]:
+    """Names of the output projections of attention that `canonicalise` left packed.
+
+    Nothing else of such attention is a layer: q, k and v are products with one parameter.
+    """
+    attention = [(n, m) for n, m in module.named_modules() if isinstance(m, nn.MultiheadAttention)]
+    return tuple(f"{name}.out_proj".lstrip(".") for name, _ in attention)
+
+
 def _canonical_form(module: nn.Module) -> nn.Module | None:
     if isinstance(module, nn.MultiheadAttention):
-        return UnpackedAttention(module)
+        return UnpackedAttention(module) if _computes_as(module, nn.MultiheadAttention, "merge_masks") else None
     if isinstance(module, nn.Conv2d) and _is_patch_embedding(module):
-        return PatchLinear(module)
+        return PatchLinear(module) if _computes_as(module, nn.Conv2d, "_conv_forward") else None
     return None
+
+
+def _computes_as(module: nn.Module, kind: Any, step: str) -> bool:
+    """Whether a module computes what torch's own class does: its forward and its inner `step`, and no hooks on it."""
+    own = all(getattr(type(module), n) is getattr(kind, n) and n not in vars(module) for n in ("forward", step))
+    return own and not module._forward_hooks and not module._forward_pre_hooks
 
 
 def _is_patch_embedding(conv: nn.Conv2d) -> bool:

@@ -61,7 +61,8 @@ class LoadedModel:
     boxes [B, Q, 4] as cx, cy, w, h in 0..1), in training mode with a third value where it has auxiliary outputs: more
     such pairs; of task "tensors" a tuple of tensors.
     blocks: names of the transformer blocks, in order of depth. keep_dense: layer name -> reason.
-    files: what must travel with the tensors to rebuild the model ("source.py").
+    files: what must travel with the tensors to rebuild the model ("source.py"). fresh: names of tensors of a trained
+    model's head that were made anew, because it was asked for another number of classes or had none.
     """
 
     description: ModelDescription
@@ -69,3 +70,4 @@ class LoadedModel:
     blocks: tuple[str, ...]
     keep_dense: dict[str, str]
     files: dict[str, bytes] = field(default_factory=dict)
+    fresh: tuple[str, ...] = ()

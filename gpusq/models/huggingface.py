@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from gpusq.detection import used_classes
 from gpusq.errors import MissingExtraError, UnsupportedModelError
 from gpusq.models.attention import ATTENTION_NAME, register_attention
 from gpusq.models.description import Task
@@ -27,25 +28,28 @@ INTERPOLATING = ("dinov2", "dinov2_with_registers")  # resize their position emb
 def load_directory(spec: Spec, classes: int | None, seed: int) -> Raw:
     """A vision model from a directory with config.json and model.safetensors: classifier, detector or other.
 
-    classes: where it differs from the trained head, or there is none, a fresh head is made from `seed`.
+    classes: where it differs from the trained head, or there is none, a fresh head is made from `seed`. A detector's
+    head of which so many outputs have a name, as one for each COCO id, is the trained head that was asked for.
     Raises UnsupportedModelError, also for pickled weights.
     """
     given = option(spec, ("size",))
     folder = Path(spec.name)
     config = _read_config(folder)
     task = task_of(config.architectures or ())
-    count = config.num_labels if classes is None else classes
-    if count != config.num_labels:
-        config.num_labels = count
+    if task == "detection" and classes is not None and len(used_classes(_class_names(config) or ())) == classes:
+        classes = config.num_labels
+    if classes not in (None, config.num_labels):
+        config.num_labels = classes
     with quiet(), seeded(seed):
-        module = _read_model(folder, config, classes, task)
+        module, fresh = _read_model(folder, config, classes, task)
     image = read_preprocessing(folder, config)
     if given:
         image = image.resized(positive("size", given["size"]))
     if config.model_type in INTERPOLATING and task == "classification":
         fold_positions(module, image.input_shape)
     facts = plain_config(module.config)
-    raw = Raw(module, "hf", config.model_type, facts, *image.as_tuple(), classes=_class_names(config), task=task)
+    names = _class_names(config)
+    raw = Raw(module, "hf", config.model_type, facts, *image.as_tuple(), classes=names, task=task, fresh=fresh)
     if task == "tensors":
         raw.outputs = TENSOR_HEADS[head_of(type(module).__name__)]
     if task == "detection":
@@ -193,7 +197,8 @@ def _read_config(folder: Path) -> Any:
         ) from error
 
 
-def _read_model(folder: Path, config: Any, classes: int | None, task: Task) -> nn.Module:
+def _read_model(folder: Path, config: Any, classes: int | None, task: Task) -> tuple[nn.Module, tuple[str, ...]]:
+    """The model, and the names of its tensors that the folder does not hold."""
     try:
         module, info = _with_own_attention(
             _model_class(config, task).from_pretrained,
@@ -209,9 +214,7 @@ def _read_model(folder: Path, config: Any, classes: int | None, task: Task) -> n
         raise UnsupportedModelError(
             f"{folder} holds a vision model of transformers", got=str(error), do="check config.json and weights"
         ) from error
-    _check_loaded(folder, module, info, classes, task)
-    loaded: nn.Module = module
-    return loaded
+    return module, _fresh_head(folder, module, info, classes, task)
 
 
 def _class_names(config: Any) -> tuple[str, ...] | None:
@@ -230,8 +233,10 @@ def _model_class(config: Any, task: Task) -> Any:
     return auto_class()
 
 
-def _check_loaded(folder: Path, module: nn.Module, info: dict[str, Any], classes: int | None, task: Task) -> None:
-    """Only a head may be fresh, and only where the user gave the number of classes."""
+def _fresh_head(
+    folder: Path, module: nn.Module, info: dict[str, Any], classes: int | None, task: Task
+) -> tuple[str, ...]:
+    """Names of the fresh tensors. Only a head may be fresh, and only where the user gave the number of classes."""
     fresh = set(info["missing_keys"]) | {name for name, *_ in info["mismatched_keys"]}
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
     # A head has a row for each class; a detector's under softmax one more.
@@ -243,3 +248,4 @@ def _check_loaded(folder: Path, module: nn.Module, info: dict[str, Any], classes
             got=f"none for {min(strays)} and {len(strays) - 1} others",
             do="give the number of classes for a fresh head, or a directory with the whole classifier",
         )
+    return tuple(sorted(fresh))

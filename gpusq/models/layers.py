@@ -16,6 +16,8 @@ NEVER_RUN_REASON = "its forward is never called in a pass"
 CLASS_HEAD_REASON = "class head kept dense by default"
 BOX_HEAD_REASON = "last box layer kept dense by default"
 UNUSED_REASON = "used in training only: no output depends on it"
+PACKED_REASON = "packed attention kept dense by default: its class has a forward of its own, or it has hooks"
+OWN_FORWARD_REASON = "layer kept dense by default: it has a forward of its own, so what it multiplies is not its weight"
 CONSTANT_REASON = "does not depend on the image: an engine computes it once"
 BOX_HEADS = ("bbox", "box_head", "box_embed")
 """Parts of the names under which detectors keep the layers that give boxes."""
@@ -91,6 +93,23 @@ def find_detector_dense(module: nn.Module, probe: Probe, blocks: Sequence[str]) 
             heads[name] = name
     boxes = {n: BOX_HEAD_REASON for n, m in module.named_modules() if m in probe.box_layers}
     return boxes | {name: CLASS_HEAD_REASON if part == name else BOX_HEAD_REASON for part, name in heads.items()}
+
+
+def find_own_forward(module: nn.Module) -> dict[str, str]:
+    """The Linears and convolutions that compute something else than torch's, kept dense by default, with reasons.
+
+    Zeros in the weight of one that normalises it first are no zeros in the product.
+    """
+    kinds = ((nn.Linear, ("forward",)), (nn.Conv2d, ("forward", "_conv_forward")))
+    found = [
+        n for n, m in module.named_modules() for k, steps in kinds if isinstance(m, k) and not _is_own(m, k, steps)
+    ]
+    return dict.fromkeys(found, OWN_FORWARD_REASON)
+
+
+def _is_own(layer: nn.Module, kind: type[nn.Module], steps: Sequence[str]) -> bool:
+    """Whether a layer takes these steps as torch's own class does."""
+    return all(getattr(type(layer), s) is getattr(kind, s) and s not in vars(layer) for s in steps)
 
 
 def find_output_dense(module: nn.Module, probe: Probe, blocks: Sequence[str]) -> dict[str, str]:

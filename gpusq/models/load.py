@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -12,25 +13,29 @@ from torch.utils._pytree import tree_leaves
 from gpusq.detection import used_classes
 from gpusq.errors import ClassMismatchError, UnsupportedModelError
 from gpusq.models.attention import attach_points
-from gpusq.models.canonical import canonicalise
-from gpusq.models.description import DETECTION_OUTPUTS, Activation, LoadedModel, ModelDescription, Task
+from gpusq.models.canonical import canonicalise, packed_layers
+from gpusq.models.description import DETECTION_OUTPUTS, Activation, LoadedModel, ModelDescription
 from gpusq.models.detector import Detector, TensorOutputs, is_pair
 from gpusq.models.fixed_form import fix_form
 from gpusq.models.huggingface import load_directory, skeleton
 from gpusq.models.layers import (
+    NEVER_RUN_REASON,
+    PACKED_REASON,
     find_attention_blocks,
     find_blocks,
     find_detector_dense,
     find_idle,
     find_keep_dense,
     find_output_dense,
+    find_own_forward,
 )
 from gpusq.models.presets import new_model
-from gpusq.models.probe import Classifier, Probe, evaluating, example_input, probe, run_forward
+from gpusq.models.probe import Classifier, Probe, evaluating, example_input, outputs_of, probe, run_forward
 from gpusq.models.source import Raw, parse_spec
 from gpusq.models.tensors import check_finite, load_tensors, plain_tensors
 from gpusq.models.timm_model import load_timm, timm_skeleton
 from gpusq.models.trace import trace_layers
+from gpusq.models.unchanged import check_unchanged
 from gpusq.models.user_file import SOURCE_FILE, call_function, load_file
 from gpusq.models.vit_detr import VitDetr, VitDetrConfig
 
@@ -51,10 +56,12 @@ def load_model(spec: str, *, classes: int | None = None, seed: int = 0) -> Loade
     raw = LOADERS[parsed.source](parsed, classes, seed)
     check_finite(raw.module.state_dict())
     architecture = raw.architecture
-    raw.task = raw.task or _shown_task(raw.module, raw.input_shape)
+    before = _outputs_before(raw)
     module, run = _canonical(raw.module, raw)
+    _check_outputs(before, module, run, raw)
     description = _describe(raw, architecture, run, classes)
     loaded = _loaded(description, module, run, raw.files)
+    loaded.fresh = raw.fresh
     if raw.source == "file":
         _check_rebuilds(loaded)
     return loaded
@@ -104,10 +111,33 @@ def _wrapped(module: nn.Module, form: Raw | ModelDescription) -> nn.Module:
     return module if isinstance(module, VitDetr) else Detector(module)
 
 
-def _shown_task(module: nn.Module, input_shape: tuple[int, int, int]) -> Task:
-    """Detection where the outputs are logits and boxes, else classification."""
+def _outputs_before(raw: Raw) -> list[tuple[Tensor, ...]]:
+    """What the model gives in float32 for one image or two, before anything in it is replaced; settles its task.
+
+    Two where rounding may decide what is chosen: which queries a detector keeps, what a mask hides.
+    """
+    raw.module.float()
+    given = _pass(raw.module, raw, 0)
+    raw.task = raw.task or ("detection" if is_pair(given) else "classification")
+    more = [] if raw.task == "classification" else [_pass(raw.module, raw, 1)]
+    return [outputs_of(output, raw.task, raw.outputs) for output in (given, *more)]
+
+
+def _check_outputs(before: list[tuple[Tensor, ...]], module: nn.Module, run: Probe, raw: Raw) -> None:
+    """Raise UnsupportedModelError where the canonical module gives other outputs, for each of the images."""
+    task = raw.task or "classification"
+    try:
+        check_unchanged(before[0], run.outputs, task)
+    except UnsupportedModelError:
+        if len(before) == 1:
+            raise
+        check_unchanged(before[1], outputs_of(_pass(module, raw, 1), task, raw.outputs), task)
+
+
+def _pass(module: nn.Module, raw: Raw, seed: int) -> Any:
+    """What a module gives for the image of this seed in eval mode."""
     with evaluating(module), torch.no_grad():
-        return "detection" if is_pair(run_forward(module, example_input(module, input_shape))) else "classification"
+        return run_forward(module, example_input(module, raw.input_shape, seed))
 
 
 def _describe(raw: Raw, architecture: str, run: Probe, classes: int | None) -> ModelDescription:
@@ -175,11 +205,15 @@ def _output_names(raw: Raw, run: Probe) -> tuple[str, ...]:
 
 def _loaded(description: ModelDescription, module: nn.Module, run: Probe, files: dict[str, bytes]) -> LoadedModel:
     if description.task == "classification":
-        return LoadedModel(description, module, find_blocks(module), find_keep_dense(module, run), files)
-    blocks = find_attention_blocks(module)
-    find_heads = find_detector_dense if description.task == "detection" else find_output_dense
-    idle = find_idle(module, run, *trace_layers(module, description.input_shape))
-    return LoadedModel(description, module, blocks, find_heads(module, run, blocks) | idle, files)
+        blocks, dense = find_blocks(module), find_keep_dense(module, run)
+    else:
+        blocks = find_attention_blocks(module)
+        find_heads = find_detector_dense if description.task == "detection" else find_output_dense
+        dense = find_heads(module, run, blocks)
+        dense |= find_idle(module, run, *trace_layers(module, description.input_shape))
+    dense = find_own_forward(module) | dense
+    dense |= {name: PACKED_REASON for name in packed_layers(module) if dense.get(name) == NEVER_RUN_REASON}
+    return LoadedModel(description, module, blocks, dense, files)
 
 
 def _check_rebuilds(loaded: LoadedModel) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -67,10 +67,10 @@ def logits_of(output: Any) -> Tensor:
     return found
 
 
-def example_input(module: nn.Module, input_shape: tuple[int, int, int]) -> Tensor:
-    """The same normal noise each time, [1, C, H, W], on the module's device."""
+def example_input(module: nn.Module, input_shape: tuple[int, int, int], seed: int = 0) -> Tensor:
+    """The same normal noise for the same seed, [1, C, H, W], on the module's device."""
     first = next(module.parameters(), None)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(1, *input_shape, generator=generator)
     return noise if first is None else noise.to(first.device)
 
@@ -85,24 +85,21 @@ def probe(module: nn.Module, input_shape: tuple[int, int, int], task: Task = "cl
     x = example_input(module, input_shape)
     with _recorded(module, runs), attention_callers() as callers, evaluating(module), torch.no_grad():
         output = run_forward(module, x)
-    if task != "classification":
-        outputs = _tensors(output, task)
-        found = _box_layers(module, x) if task == "detection" else ()
-        return Probe(outputs[0], isinstance(output, tuple), tuple(runs), tuple(callers), outputs, found)
-    logits = logits_of(output)
-    if logits.dim() != 2 or logits.shape[0] != 1 or not logits.is_floating_point():
-        raise UnsupportedModelError(
-            "a classifier gives logits [batch, classes]",
-            got=f"shape {list(logits.shape)} for a batch of one",
-            do="wrap the model in a module whose forward returns the logits",
-        )
-    return Probe(logits, isinstance(output, Tensor), tuple(runs), tuple(callers), (logits,))
+    outputs = outputs_of(output, task)
+    found = _box_layers(module, x) if task == "detection" else ()
+    bare = isinstance(output, Tensor if task == "classification" else tuple)
+    return Probe(outputs[0], bare, tuple(runs), tuple(callers), outputs, found)
 
 
-def _tensors(output: Any, task: Task) -> tuple[Tensor, ...]:
-    """The checked outputs of a detector or a model of task "tensors" for one image."""
+def outputs_of(output: Any, task: Task, names: Sequence[str] = ()) -> tuple[Tensor, ...]:
+    """The checked outputs in what a model gave for one image, as tensors; names: fields of a model of task "tensors".
+
+    Raises UnsupportedModelError where they are not what the task asks for.
+    """
+    if task == "classification":
+        return (_class_logits(output),)
     if task == "tensors":
-        return tensors_of(output, ())
+        return tensors_of(output, names)
     logits, boxes = pair_of(output)
     if not is_pair((logits, boxes)) or logits.shape[0] != 1 or not logits.is_floating_point():
         raise UnsupportedModelError(
@@ -111,6 +108,17 @@ def _tensors(output: Any, task: Task) -> tuple[Tensor, ...]:
             do="wrap the model in a module whose forward returns (logits, boxes)",
         )
     return logits, boxes
+
+
+def _class_logits(output: Any) -> Tensor:
+    logits = logits_of(output)
+    if logits.dim() != 2 or logits.shape[0] != 1 or not logits.is_floating_point():
+        raise UnsupportedModelError(
+            "a classifier gives logits [batch, classes]",
+            got=f"shape {list(logits.shape)} for a batch of one",
+            do="wrap the model in a module whose forward returns the logits",
+        )
+    return logits
 
 
 def _box_layers(module: nn.Module, x: Tensor) -> tuple[nn.Module, ...]:

@@ -36,7 +36,7 @@ class Raw:
     """A model as its source gives it, not yet canonical. classes: None where the source names none.
 
     task: None where the model's outputs have to show it. activation: of a detector, None where its width has to show
-    it. outputs: names of the fields that a model of task "tensors" gives.
+    it. outputs: names of the fields that a model of task "tensors" gives. fresh: as in LoadedModel.
     """
 
     module: nn.Module
@@ -53,6 +53,7 @@ class Raw:
     task: Task | None = "classification"
     activation: Activation | None = None
     outputs: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
 
     @property
     def architecture(self) -> str:

@@ -124,16 +124,17 @@ class Distilled(FineTuned):
         return blocks if self.feature_blocks == "all" else blocks[len(blocks) // 2 :]
 
     def requires(self, parent: Any, context: Context) -> None:
-        """Labels of the model's own classes where they are asked for."""
-        from gpusq.data import class_check
+        """Labels of the model's own classes, also where nothing is trained and the images are for statistics alone.
 
-        if not (self.epochs and self.supervised):
+        supervised = False asks for none. Raises ClassMismatchError, UsageError.
+        """
+        from gpusq.stages.images import check_labels
+
+        if not self.supervised or (context.data is None and not self.epochs):
             return
         train, about = context.images(self.name).train, parent.read_json("model.json")
-        if about.get("task") == "tensors":  # no labels fit such outputs: the teacher alone is followed
-            return
-        class_check(train, tuple(about["classes"]))
-        if not train.supervised:
+        check_labels(train, about)
+        if self.epochs and not train.supervised and about.get("task") != "tensors":
             raise UsageError(
                 f"{self.name}: supervised training needs labels",
                 got="images without classes",

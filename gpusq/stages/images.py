@@ -30,6 +30,19 @@ def check_task(images: ImageSet, description: Mapping[str, Any]) -> None:
         )
 
 
+def check_labels(images: ImageSet, description: Mapping[str, Any]) -> None:
+    """Raise ClassMismatchError where a model (model.json) can be neither taught nor judged by the images' labels.
+
+    They are of another task (`check_task`), or their classes are not those of the head (`class_check`). Images without
+    labels pass, and so do those of a model whose outputs no labels fit: the dense model speaks for them.
+    """
+    from gpusq.data import class_check
+
+    check_task(images, description)
+    if description.get("task") != "tensors":
+        class_check(images, tuple(description["classes"]))
+
+
 def loader_of(images: ImageSet, description: Mapping[str, Any]) -> Loader:
     """A loader that prepares images as `description` (model.json) says. Raises ClassMismatchError (`check_task`)."""
     from gpusq.data import Loader, Preprocess

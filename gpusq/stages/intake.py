@@ -44,11 +44,17 @@ class Intake(Stage):
         loaded = load_model(self.model, classes=self.classes, seed=self.seed)
         state = dense_state(loaded)
         save_model(state, out)
-        return {"parameters": state.workload.parameters, "macs": state.workload.macs}
+        return model_facts(state)
 
     def ensures(self, parent: Artifact | None, out: Path, context: Context) -> None:
         """Finite weights in the file that was written, and a head that fits the images of the run."""
         check_dense(out, context)
+
+
+def model_facts(state: Any) -> dict[str, Any]:
+    """For the manifest of a dense artifact: parameters, work, and tensors of the head that its source did not hold."""
+    fresh = {"fresh_head": list(state.loaded.fresh)} if state.loaded.fresh else {}
+    return {"parameters": state.workload.parameters, "macs": state.workload.macs, **fresh}
 
 
 def check_dense(out: Path, context: Context) -> None:

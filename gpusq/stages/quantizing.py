@@ -27,9 +27,8 @@ def skipped_layers(state: ModelState, keep_float: Sequence[str]) -> dict[str, st
         if not any(fnmatchcase(name, pattern) for name in names):
             raise UsageError(f"qat: no layer is called {pattern!r}", do=f"layers: {', '.join(names[:8])} ...")
     ran = {op.name for op in state.workload.ops if op.kind == "gemm"}
-    skip = {name: NEVER_RUN for name in names if name not in ran}
-    dense = state.loaded.keep_dense
-    skip |= {name: dense[name].replace("kept dense", IN_FLOAT) for name in names if name in ran and name in dense}
+    dense = {name: NEVER_RUN for name in names if name not in ran} | state.loaded.keep_dense
+    skip = {name: dense[name].replace("kept dense", IN_FLOAT) for name in names if name in dense}
     return skip | {n: BY_REQUEST for n in names if any(fnmatchcase(n, p) for p in keep_float)}
 
 

@@ -56,9 +56,14 @@ class Sensitivity(Stage):
         return {"train": context.images(self.name).train.fingerprint()}
 
     def requires(self, parent: Artifact | None, context: Context) -> None:
-        images = len(context.images(self.name).train)
-        if images < 2:
-            raise UsageError("sensitivity needs at least two training images", got=str(images), do="add images")
+        """Two images, with labels of the model's own classes where they have labels."""
+        from gpusq.stages.images import check_labels
+
+        train = context.images(self.name).train
+        if len(train) < 2:
+            raise UsageError("sensitivity needs at least two training images", got=str(len(train)), do="add images")
+        if parent is not None:
+            check_labels(train, parent.read_json("model.json"))
 
     def run(self, parent: Artifact | None, out: Path, context: Context) -> dict[str, Any]:
         from gpusq.stages.judging import Judge

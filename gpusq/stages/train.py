@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpusq.errors import UsageError
 from gpusq.stages.fine_tuning import FineTuned
-from gpusq.stages.intake import MODEL_LIBRARIES, check_dense, dense_state
+from gpusq.stages.intake import MODEL_LIBRARIES, check_dense, dense_state, model_facts
 from gpusq.stages.stage import Context, parameter
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Train(FineTuned):
     def run(self, parent: Artifact | None, out: Path, context: Context) -> dict[str, Any]:
         from gpusq.distillation import supervised_loss
         from gpusq.models import load_model
+        from gpusq.stages.images import check_labels
         from gpusq.stages.model_files import save_model
         from gpusq.training import fit
 
@@ -53,6 +54,9 @@ class Train(FineTuned):
                 "train needs a classifier or a detector", got=f"{self.model}: other outputs", do="use intake"
             )
         loaded.description = with_class_names(loaded.description, train.classes)
+        check_labels(train, loaded.description.model_dump(mode="json"))
+        if loaded.fresh:
+            context.progress(self.name, 0, None, f"a fresh head for {len(train.classes)} classes: {loaded.fresh[0]}")
         state = dense_state(loaded)
         frozen = freeze(loaded.module, self.freeze)
         if frozen:
@@ -76,7 +80,7 @@ class Train(FineTuned):
         )
         loaded.module.requires_grad_(True)
         save_model(state, out)
-        return {"parameters": state.workload.parameters, "macs": state.workload.macs}
+        return model_facts(state)
 
     def ensures(self, parent: Artifact | None, out: Path, context: Context) -> None:
         """Finite weights, and a head that fits the images."""

@@ -23,7 +23,7 @@ TAIL = 300
 class Limits:
     """Of one family: seconds of wall time; gibibytes of address space, 0 for no limit."""
 
-    seconds: float = 600.0
+    seconds: float = 900.0
     memory_gib: float = 24.0
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import platform
 import sys
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
 import gpusq.zoo
 from gpusq.cli import main
-from gpusq.zoo import STEPS, FamilyResult
+from gpusq.zoo import FAMILIES, STEPS, FamilyResult, Limits
 
 PASSED = FamilyResult("DETR", "new:detr-mini", list(STEPS))
 STOPPED = FamilyResult("Swin", "new:swin-test", ["intake"], "PatternError: no")
@@ -46,7 +48,12 @@ def test_all_passed_is_exit_0(
     assert asked == ["DETR"]
     assert "1 of 1 families pass every step" in printed.out
     assert "DETR: every step" in printed.err
-    assert json.loads((tmp_path / "zoo.json").read_text())["passed"] == 1
+    data = json.loads((tmp_path / "zoo.json").read_text())
+    assert data["passed"] == 1
+    assert data["conditions"]["gpusq"] == gpusq.__version__
+    assert data["conditions"]["host"]["python"] == platform.python_version()
+    age = datetime.now(timezone.utc) - datetime.strptime(data["conditions"]["date"], "%Y-%m-%dT%H:%M:%S%z")
+    assert timedelta(0) <= age < timedelta(hours=1)
     assert (tmp_path / "zoo.md").read_text() in printed.out
 
 
@@ -58,6 +65,29 @@ def test_one_that_stopped_is_exit_1_with_its_reason(
     printed = capsys.readouterr()
     assert [row["why"] for row in json.loads(printed.out)["results"]] == ["", "PatternError: no"]
     assert "Swin: PatternError: no" in printed.err
+
+
+def test_the_help_says_that_some_are_trained_and_when_it_exits_with_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run(monkeypatch, "--help") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert any(family.passes for family in FAMILIES)
+    assert "detectors that choose their queries by score are trained" in text
+    assert "small and with fresh weights" not in text
+    assert "Exit 1 where a family stops at a step" in text
+    assert text.count("Exit 1") == 1
+
+
+def test_the_command_and_the_python_call_have_the_same_limits(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    answers(monkeypatch, PASSED)
+    assert run(monkeypatch, "--out", str(tmp_path)) == 0
+    conditions = json.loads((tmp_path / "zoo.json").read_text())["conditions"]
+    assert Limits() == Limits(conditions["seconds_limit"], conditions["memory_limit_gib"])
+    capsys.readouterr()
 
 
 def test_an_unknown_family_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

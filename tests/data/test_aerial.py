@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -57,6 +59,58 @@ def test_another_wheel_is_not_used(tree: Path) -> None:
     assert (done.returncode, done.stdout) == (3, "")
     assert "not the expected wheel" in done.stderr
     assert [path for path in (tree / "build").rglob("*") if path.is_file()] == []
+
+
+CUT = 'case "$1" in *cut_aerial_tiles.py) mkdir -p "$3"; echo cut >>cuts ;; esac'
+CUT_BY = ("voc", "annotation", "decoding", "boxes", "coco_folder", "tiles", "folder")
+
+
+def with_sources(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files in the places of the source, a sha256sum that finds them as expected, a python that notes every cutting."""
+    (tree / "tools").mkdir()
+    tool = tree / "tools" / "sha256sum"
+    tool.write_text(f'#!/bin/sh\n[ "$1" != --check ] || exit 0\nexec {shutil.which("sha256sum")} "$@"\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tree / 'tools'}:{os.environ['PATH']}")
+    source = tree / "build" / "data" / "aerial-source"
+    source.mkdir(parents=True)
+    for name in ("OSBS_029.png", "SOAP_061.xml"):
+        (source / name).write_text(name)
+    (tree / "gpusq" / "data").mkdir(parents=True)
+    for name in CUT_BY:
+        (tree / "gpusq" / "data" / f"{name}.py").write_text(name)
+    stand_in(tree, CUT)
+
+
+def cuts(tree: Path) -> int:
+    """How often the tiles have been cut, after one more call."""
+    done = fetch(tree)
+    assert (done.returncode, done.stdout.strip()) == (0, str(tree / "build" / "data" / "aerial"))
+    return len((tree / "cuts").read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "scripts/cut_aerial_tiles.py",
+        *(f"gpusq/data/{name}.py" for name in CUT_BY),
+        "build/data/aerial-source/SOAP_061.xml",
+    ],
+)
+def test_tiles_are_cut_again_when_their_code_or_source_changes_and_not_else(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    with_sources(tree, monkeypatch)
+    assert (cuts(tree), cuts(tree)) == (1, 1)
+    with (tree / changed).open("a") as file:
+        file.write("# changed")
+    assert (cuts(tree), cuts(tree)) == (2, 2)
+
+
+def test_the_code_that_cuts_lies_where_the_script_looks() -> None:
+    imports = re.findall(r"^from (gpusq\S*) import", (ROOT / "scripts" / "cut_aerial_tiles.py").read_text(), re.M)
+    assert imports
+    assert all(name.startswith("gpusq.data.") for name in imports)
 
 
 def test_the_page_beside_the_script_names_what_the_script_checks() -> None:

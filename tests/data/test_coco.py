@@ -64,6 +64,7 @@ BOX = {"bbox": [1, 1, 2, 2]}
         ({"bbox": [1, 2, -3, 4]}, "width and height of at least 0"),
         ({"iscrowd": 2, **BOX}, "`iscrowd` must be 0 or 1; got 2"),
         ({"area": "big", **BOX}, "`area` must be a finite number"),
+        ({"area": -4, **BOX}, r"\(id 1\): `area` must be at least 0; got -4"),
         ({"image_id": None, **BOX}, "`image_id` must be a whole number or text"),
         ({"id": 1.5, **BOX}, r"annotations\[0\]: `id` must be a whole number or text"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,39 @@ def test_an_image_in_both_splits_is_refused(tmp_path: Path) -> None:
         write_json(tmp_path / "annotations" / f"{split}.json", coco(["a.png", "b.png"]))
     with pytest.raises(AnnotationError, match=r"no image may be in train and in test; got 2: "):
         opened(tmp_path)
+
+
+def link_of_an_image(folder: Path) -> Path:
+    (folder / "link.png").symlink_to(folder / "1.png")
+    return folder
+
+
+def link_of_a_folder(folder: Path) -> Path:
+    images = [path for path in folder.iterdir() if path.suffix == ".png"]
+    (folder / "own").mkdir()
+    for path in images:
+        path.rename(folder / "own" / path.name)
+    (folder / "link").symlink_to(folder / "own", target_is_directory=True)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("link", "names"),
+    [(link_of_an_image, ("1.png", "link.png")), (link_of_a_folder, ("own/1.png", "link/1.png"))],
+)
+@pytest.mark.parametrize("alone", [False, True], ids=["folder", "file"])
+def test_an_image_listed_twice_through_a_link_is_refused(
+    tmp_path: Path, link: Callable[[Path], Path], names: tuple[str, str], alone: bool
+) -> None:
+    """Each entry has boxes of its own; one file can be one image of the set."""
+    folder = link(coco_folder(tmp_path, train=2) / "train")
+    content = coco([*names], [{"image_id": 0, "bbox": [0, 0, 2, 2]}, {"image_id": 1, "bbox": [1, 1, 2, 2]}])
+    for image in content["images"]:
+        image |= {"height": SIZES[1][0], "width": SIZES[1][1]}
+    file = write_json(folder / "_annotations.coco.json", content)
+    expected = rf"images\[1\] \(id 1\): an image may be listed once; got {names[1]} is the same file as \S*{names[0]}"
+    with pytest.raises(AnnotationError, match=expected):
+        open_data(f"coco:{file if alone else tmp_path}")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from gpusq.distillation.matched import (
     matched_soft_loss,
     teacher_targets,
 )
-from tests.distillation.box_samples import outputs, permuted
+from tests.distillation.box_samples import CLASSES, outputs, permuted
 
 seeds = st.integers(0, 10_000)
 activations = st.sampled_from(["softmax", "sigmoid"])
@@ -88,61 +88,109 @@ def test_the_gate_is_off_where_classes_disagree_and_half_where_half_do(activatio
     assert gate.tolist() == [0.0, 0.5, 1.0]
 
 
-@settings(max_examples=20, deadline=None)
-@given(seeds, st.floats(0.001, 0.99))
-def test_the_gate_of_hesitant_models_is_that_of_sure_ones(seed: int, height: float) -> None:
+@settings(max_examples=40, deadline=None)
+@given(seeds, st.floats(0.001, 0.99), activations)
+def test_the_gate_of_hesitant_models_is_that_of_sure_ones(seed: int, height: float, activation: Activation) -> None:
     """All scores at one height, low or high: the share of matched queries whose classes are equal."""
-    logits, boxes = outputs(2, 6, "sigmoid", seed)
-    other, _ = outputs(2, 6, "sigmoid", seed + 1)
-    raised, spoiled = (at_height(x, height) for x in (logits, other))
-    pairs = match_queries((spoiled, boxes), (raised, boxes), "sigmoid")
-    same = pairs.student_logits.argmax(-1) == pairs.teacher_logits.argmax(-1)
-    torch.testing.assert_close(agreement(pairs, "sigmoid"), same.float().mean(dim=1))
+    logits, boxes = outputs(2, 6, activation, seed)
+    other, _ = outputs(2, 6, activation, seed + 1)
+    raised, spoiled = (at_height(x, height, activation) for x in (logits, other))
+    pairs = match_queries((spoiled, boxes), (raised, boxes), activation)
+    same = best_class(pairs.student_logits) == best_class(pairs.teacher_logits)
+    torch.testing.assert_close(agreement(pairs, activation), same.float().mean(dim=1))
 
 
-def at_height(logits: Tensor, height: float) -> Tensor:
-    """Logits whose best class of each query has the score `height`, the others less."""
-    top = torch.logit(torch.tensor(height))
-    return torch.where(logits == logits.amax(-1, keepdim=True), top, top - 3)
+def best_class(logits: Tensor) -> Tensor:
+    return logits[..., :CLASSES].argmax(-1)
 
 
-def test_hesitant_models_are_told_apart_by_the_better_half_of_their_queries() -> None:
-    logits, boxes = outputs(1, 4, "sigmoid", 0)
+def at_height(logits: Tensor, height: float, activation: Activation) -> Tensor:
+    """Logits whose best class of each query has the score `height`, the others less; softmax: "no object" the rest."""
+    classes = logits[..., :CLASSES]
+    best = classes == classes.amax(-1, keepdim=True)
+    if activation == "sigmoid":
+        top = torch.logit(torch.tensor(height))
+        return torch.where(best, top, top - 3)
+    least = (1 - height) * 1e-3 / CLASSES
+    rest = torch.full_like(logits[..., :1], 1 - height - (CLASSES - 1) * least)
+    return torch.cat([torch.where(best, height, least), rest], dim=-1).log()
+
+
+def empty(activation: Activation, batch: int = 1) -> tuple[Tensor, Tensor]:
+    """(logits [B, 4, K'], boxes) of queries that all hold nothing."""
+    logits, boxes = outputs(batch, 4, activation, 0)
     logits[:] = -9.0
-    logits[0, :2, 0] = -2.0  # scores of 0.12, the better half
+    if activation == "softmax":
+        logits[..., -1] = 0.0
+    return logits, boxes
+
+
+def raised(logits: Tensor, image: int, query: int, label: int, score: float) -> None:
+    """Give one query of `empty` a class with a score, in place."""
+    row = torch.full_like(logits[image, query], -9.0)
+    if len(row) > CLASSES:
+        row[-1] = 0.0
+    row[label] = torch.logit(torch.tensor(score))  # under softmax the score but for 3e-4: "no object" has the rest
+    logits[image, query] = row
+
+
+@BOTH
+def test_hesitant_models_are_told_apart_by_the_better_half_of_their_queries(activation: Activation) -> None:
+    logits, boxes = empty(activation)
+    raised(logits, 0, 0, 0, 0.12)  # two queries, the better half
+    raised(logits, 0, 1, 0, 0.12)
     other = logits.clone()
-    other[0, 0, :2] = torch.tensor([-9.0, -2.0])  # one of the two of another class
+    raised(other, 0, 0, 1, 0.12)  # one of the two of another class
     for student, expected in ((logits, 1.0), (other, 0.5)):
-        pairs = match_queries((student, boxes), (logits, boxes), "sigmoid")
-        assert agreement(pairs, "sigmoid").tolist() == [expected]
+        pairs = match_queries((student, boxes), (logits, boxes), activation)
+        assert agreement(pairs, activation).tolist() == [expected]
 
 
-def test_the_better_half_is_asked_only_where_neither_is_sure() -> None:
-    logits, boxes = outputs(1, 4, "sigmoid", 0)
-    logits[:] = -9.0
-    logits[0, 0, 0] = float(torch.logit(torch.tensor(CONFIDENT + 0.01)))
+@BOTH
+def test_the_better_half_is_asked_only_where_neither_is_sure(activation: Activation) -> None:
+    logits, boxes = empty(activation)
+    raised(logits, 0, 0, 0, CONFIDENT + 0.01)
     other = logits.clone()
-    other[0, 1:, 1] = -2.0  # of another class than the teacher's, but below the bar
-    assert agreement(match_queries((other, boxes), (logits, boxes), "sigmoid"), "sigmoid").tolist() == [1.0]
+    for query in (1, 2, 3):
+        raised(other, 0, query, 1, 0.12)  # of another class than the teacher's, but below the bar
+    assert agreement(match_queries((other, boxes), (logits, boxes), activation), activation).tolist() == [1.0]
 
 
-@settings(max_examples=20, deadline=None)
-@given(seeds, st.floats(0.12, 0.29))
-def test_a_hesitant_teacher_still_gives_targets_in_every_image_that_has_its_best(seed: int, height: float) -> None:
-    logits, boxes = outputs(2, 6, "sigmoid", seed)
-    hesitant = at_height(logits, height)
-    hesitant[:, 3:] = -9.0
-    for image, (classes, found) in enumerate(teacher_targets(hesitant, boxes, "sigmoid")):
-        assert torch.equal(classes, hesitant[image, :3].argmax(-1))
+def test_a_class_below_no_object_is_still_what_the_query_found() -> None:
+    """0.40 beside "no object" at 0.44: a detection from 0.3 on, whose change of class closes the gate."""
+    logits, boxes = outputs(1, 6, "softmax", 0)
+    logits[:] = -9.0
+    logits[..., -1] = 0.0
+    logits[0, :2] = torch.tensor([0.40, 0.16, 1e-6, 0.44]).log()
+    other = logits.clone()
+    other[0, :2] = torch.tensor([0.16, 0.40, 1e-6, 0.44]).log()
+    assert agreement(match_queries((other, boxes), (logits, boxes), "softmax"), "softmax").tolist() == [0.0]
+    ((classes, found),) = teacher_targets(logits, boxes, "softmax")
+    assert classes.tolist() == [0, 0]
+    assert torch.equal(found, boxes[0, :2])
+
+
+@settings(max_examples=40, deadline=None)
+@given(seeds, st.floats(0.12, 0.29), activations)
+def test_a_hesitant_teacher_still_gives_targets_in_every_image_that_has_its_best(
+    seed: int, height: float, activation: Activation
+) -> None:
+    logits, boxes = outputs(2, 6, activation, seed)
+    hesitant = at_height(logits, height, activation)
+    hesitant[:, 3:] = empty(activation)[0][0, 0]
+    for image, (classes, found) in enumerate(teacher_targets(hesitant, boxes, activation)):
+        assert torch.equal(classes, best_class(hesitant[image, :3]))
         assert torch.equal(found, boxes[image, :3])
 
 
-def test_images_on_which_a_teacher_sees_less_than_elsewhere_have_no_targets() -> None:
-    logits, boxes = outputs(2, 6, "sigmoid", 0)
-    logits = at_height(logits, 0.1)
+@BOTH
+def test_images_on_which_a_teacher_sees_less_than_elsewhere_have_no_targets(activation: Activation) -> None:
     for height in (0.9, 0.25):  # a sure teacher and a hesitant one, each with an empty second image
-        logits[0, 0] = at_height(logits[0, :1], height)[0]
-        counts = [len(classes) for classes, _ in teacher_targets(logits, boxes, "sigmoid")]
+        logits, boxes = empty(activation, 2)
+        for query in range(4):
+            raised(logits, 0, query, 0, height if query == 0 else 0.1)
+            raised(logits, 1, query, 0, 0.1)
+        counts = [len(classes) for classes, _ in teacher_targets(logits, boxes, activation)]
         assert counts == [1, 0]
 
 

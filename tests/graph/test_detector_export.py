@@ -190,15 +190,22 @@ class OneSize(nn.Module):
         return pixel_values.reshape(2, 48) + torch.zeros(2, 1)
 
 
-def test_a_fixed_batch_is_offered_and_kept() -> None:
-    with pytest.raises(UnsupportedModelError, match="batch"):
+def test_a_model_of_one_batch_size_is_refused_with_what_can_be_done_in_its_forward() -> None:
+    with pytest.raises(UnsupportedModelError, match="batch") as refused:
         export_onnx(OneSize(), (3, 4, 4))
-    form = export_onnx(OneSize(), (3, 4, 4), batch=2)
-    assert signature(form)["outputs"] == [{"name": "logits", "dtype": "float32", "shape": [2, 48]}]
-    pixels = torch.rand(2, 3, 4, 4)
-    assert np.array_equal(run(form, pixels)["logits"], pixels.flatten(1).numpy())
-    with pytest.raises(UnsupportedModelError, match="at least 1"):
-        export_onnx(OneSize(), (3, 4, 4), batch=0)
+    assert "use x.shape[0] or -1" in refused.value.do
+
+    class AnySize(OneSize):
+        def forward(self, pixel_values: Tensor) -> Tensor:
+            return pixel_values.reshape(pixel_values.shape[0], 48) + torch.zeros(1, 1)
+
+    form = export_onnx(AnySize(), (3, 4, 4))
+    assert signature(form)["outputs"] == [{"name": "logits", "dtype": "float32", "shape": ["batch", 48]}]
+
+
+def test_no_batch_can_be_asked_for_that_no_stage_could_pass_on() -> None:
+    with pytest.raises(TypeError, match="batch"):
+        export_onnx(OneSize(), (3, 4, 4), batch=2)  # type: ignore[call-arg]
 
 
 class Normed(nn.Module):

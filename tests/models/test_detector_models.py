@@ -28,6 +28,11 @@ BLOCKS = {"rt-detr-mini": 3, "rt-detr-v2-mini": 3, "d-fine-mini": 3, "yolos-mini
 ROUNDING = {"d-fine-mini": 2e-3}
 """Largest difference of logits that rounding may make; fresh D-FINE magnifies it, in the library's own module too."""
 BLOCKS |= {"rf-detr-mini": 6, "vit-detr-mini": 6}
+AUXILIARY = {"detr-mini": 1, "conditional-detr-mini": 1, "deformable-detr-mini": 1, "lw-detr-mini": 1}
+"""Pairs of logits and boxes beside the last: of the decoder's earlier blocks, of the encoder where it chooses places,
+and of D-FINE's first boxes. YOLOS has no decoder and gives none."""
+AUXILIARY |= {"rf-detr-mini": 1, "rt-detr-mini": 2, "rt-detr-v2-mini": 2, "d-fine-mini": 3, "vit-detr-mini": 2}
+AUXILIARY |= {"yolos-mini": 0}
 
 
 @pytest.mark.parametrize("name", FROM_TRANSFORMERS)
@@ -120,8 +125,7 @@ def test_training_mode_gives_auxiliary_outputs_and_gradients_to_every_block(name
     model = rebuild(loaded(name).description, plain_tensors(loaded(name).module), {})
     module = model.module.train()
     logits, boxes, auxiliary = module(pictures(model, 2))
-    assert len(auxiliary) == {"yolos-mini": 0, "vit-detr-mini": 2}.get(name, len(auxiliary))
-    assert auxiliary or name == "yolos-mini"
+    assert len(auxiliary) == AUXILIARY[name]
     assert all(a.shape[0] == 2 and b.shape[-1] == 4 for a, b, *_ in auxiliary)
     total = logits.square().sum() + boxes.sum() + sum(a.square().sum() + b.sum() for a, b, *_ in auxiliary)
     total.backward()

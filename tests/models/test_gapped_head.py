@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ from gpusq.data import ImageSet, Loader, Preprocess, open_data
 from gpusq.data.classes import in_model_classes
 from gpusq.errors import ClassMismatchError
 from gpusq.models import LoadedModel, load_model
+from gpusq.models.detector_presets import DETECTOR_PRESETS
+from gpusq.models.fresh import fresh_other
+from gpusq.models.huggingface import config_class, quiet
 from gpusq.stages.images import training_batch
 from gpusq.stages.judging import tally_of
 from tests.data.box_samples import write_json
@@ -70,6 +75,21 @@ def cells(root: Path, split: str) -> None:
     write_json(root / split / "_annotations.coco.json", content)
 
 
+def gapped_directory(folder: Path, names: Sequence[str] = ("N/A", "dog", "N/A", "cat", "N/A")) -> Path:
+    """A transformers directory of a small DETR whose outputs have these names."""
+    preset = DETECTOR_PRESETS["detr-mini"]
+    values = {**preset.config(64, 12, len(names)), "num_labels": len(names)}
+    config = config_class("detr")(**values, architectures=["DetrForObjectDetection"])
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: i for i, name in enumerate(names)}
+    module: Any = fresh_other("DetrForObjectDetection", config, 0)[0]
+    with quiet():
+        module.save_pretrained(folder)
+    sizes = {"size": {"height": 64, "width": 64}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(sizes), encoding="utf-8")
+    return folder
+
+
 @pytest.fixture
 def images(tmp_path: Path) -> ImageSet:
     cells(tmp_path / "set", "train")
@@ -114,3 +134,17 @@ def test_the_images_may_ask_for_as_many_classes_as_the_head_has_names(tmp_path: 
     assert len(load_model(spec, classes=2).description.classes) == 5
     with pytest.raises(ClassMismatchError):
         load_model(spec, classes=3)
+
+
+def test_a_directory_s_trained_head_stays_where_as_many_of_its_outputs_have_names(tmp_path: Path) -> None:
+    spec = f"hf:{gapped_directory(tmp_path / 'detr')}"
+    trained = load_model(spec)
+    assert trained.description.classes == ("N/A", "dog", "N/A", "cat", "N/A")
+    for count in (2, 5):
+        same = load_model(spec, classes=count)
+        assert (same.description, same.fresh) == (trained.description, ())
+        for name, tensor in trained.module.state_dict().items():
+            assert torch.equal(same.module.state_dict()[name], tensor), name
+    other = load_model(spec, classes=3)
+    assert other.description.classes == ("0", "1", "2")
+    assert other.fresh == ("class_labels_classifier.bias", "class_labels_classifier.weight")

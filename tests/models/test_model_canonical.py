@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from gpusq.errors import UnsupportedModelError
 from gpusq.models import LoadedModel, PatchLinear, UnpackedAttention, attention_modules, canonicalise
+from gpusq.models.canonical import packed_layers
 from gpusq.models.huggingface import seeded
 from tests.models.model_samples import images, logits
 
@@ -145,6 +147,99 @@ def test_unpacked_attention_has_the_same_gradients() -> None:
 def test_attention_with_extra_keys_is_refused(options: dict[str, bool]) -> None:
     with pytest.raises(UnsupportedModelError, match="bias_k"):
         canonicalise(attention(True, **options))
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("needed", [True, False])
+@pytest.mark.parametrize("mask", ["padding", "float padding", "rows", "both"])
+def test_rows_that_may_look_nowhere_give_what_torch_gives(mask: str, needed: bool, batch_first: bool) -> None:
+    packed = attention(batch_first)
+    inputs = [noise(B, L, 16), noise(B, S, 16, seed=1), noise(B, S, 16, seed=2)]
+    inputs = inputs if batch_first else [x.transpose(0, 1) for x in inputs]
+    padded, rows = torch.zeros(B, S, dtype=torch.bool), torch.zeros(L, S, dtype=torch.bool)
+    padded[1], rows[2] = True, True
+    floats = torch.zeros(B, S).masked_fill(padded, float("-inf"))
+    options = {
+        "padding": {"key_padding_mask": padded},
+        "float padding": {"key_padding_mask": floats},
+        "rows": {"attn_mask": rows},
+        "both": {"key_padding_mask": padded, "attn_mask": rows},
+    }[mask]
+    expected = packed(*inputs, need_weights=needed, **options)[0]
+    assert bool(expected.isnan().any()) is needed
+    actual = UnpackedAttention(packed)(*inputs, need_weights=needed, **options)[0]
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5, equal_nan=True)
+
+
+class NormedAttention(nn.MultiheadAttention):
+    """Queries of length one."""
+
+    def forward(self, query: Tensor, *args: Any, **options: Any) -> Any:
+        return super().forward(4 * nn.functional.normalize(query, dim=-1), *args, **options)
+
+
+class NamedAttention(nn.MultiheadAttention):
+    """torch's own under another name."""
+
+
+class CentredConv(nn.Conv2d):
+    """Weights less their mean."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
+
+
+class HalvedConv(nn.Conv2d):
+    """torch's forward with another step in it."""
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(x, weight / 2, bias)
+
+
+def doubled(module: nn.Module, kind: str) -> nn.Module:
+    """A module that a hook, or an attribute of its own, makes give or take twice as much."""
+    if kind == "hook":
+        module.register_forward_hook(lambda part, args, out: (2 * out[0], *out[1:]) if len(args) > 1 else 2 * out)
+    elif kind == "pre-hook":
+        module.register_forward_pre_hook(lambda part, args: (2 * args[0], *args[1:]))
+    else:
+        module.forward = lambda x, *more: type(module).forward(module, 2 * x, *more)  # type: ignore[method-assign]
+    return module
+
+
+OTHERS: dict[str, Callable[[], nn.Module]] = {
+    "attention of another class": lambda: NormedAttention(16, 4, batch_first=True),
+    "convolution of another class": lambda: CentredConv(3, 8, 4, stride=4),
+    "another inner step": lambda: HalvedConv(3, 8, 4, stride=4),
+    **{f"attention, {k}": lambda k=k: doubled(attention(True), k) for k in ("hook", "pre-hook", "own forward")},  # type: ignore[misc]
+    **{
+        f"convolution, {k}": lambda k=k: doubled(nn.Conv2d(3, 8, 4, stride=4), k)  # type: ignore[misc]
+        for k in ("hook", "pre-hook", "own forward")
+    },
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_computes_something_else_stays_as_it_is(name: str) -> None:
+    torch.manual_seed(0)
+    module = OTHERS[name]().eval()
+    x = noise(B, L, 16) if isinstance(module, nn.MultiheadAttention) else noise(B, 3, 8, 8)
+    inputs = (x, x, x) if isinstance(module, nn.MultiheadAttention) else (x,)
+    expected = module(*inputs)
+    held = canonicalise(nn.ModuleDict({"part": module}))
+    assert held["part"] is module
+    found = canonicalise(module)(*inputs)
+    for own, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(own, other, rtol=0, atol=0)
+    assert bool(packed_layers(held)) is isinstance(module, nn.MultiheadAttention)
+
+
+def test_a_class_of_another_name_with_torch_s_own_forward_is_unpacked() -> None:
+    torch.manual_seed(0)
+    packed, x = NamedAttention(16, 4, batch_first=True).eval(), noise(B, L, 16)
+    own = canonicalise(packed)
+    assert isinstance(own, UnpackedAttention)
+    torch.testing.assert_close(own(x, x, x)[0], packed(x, x, x)[0], rtol=0, atol=1e-5)
 
 
 def test_causal_hint_without_a_mask_is_refused() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gpusq.detection import CONFIDENT
+from gpusq.detection import CONFIDENT, FAINT
 from gpusq.distillation.boxes import box_cxcywh_to_xyxy, generalized_iou
 from gpusq.distillation.hungarian import (
     GIOU_WEIGHT,
@@ -24,7 +24,6 @@ from gpusq.distillation.hungarian import (
 )
 
 CLASS_COST = 2.0  # of the difference of two queries' probabilities, beside 5 L1 and 2 GIoU of their boxes
-LEAST_SCORE = 0.05  # answers below it are no detections, however hesitant the model
 EPSILON = 1e-6
 
 
@@ -112,12 +111,12 @@ def teacher_targets(logits: Tensor, boxes: Tensor, activation: Activation) -> li
     """The teacher's own detections as targets: the classes and boxes of its queries that hold an object.
 
     Those whose best class scores CONFIDENT or more. Where the teacher is that sure of nothing in the whole batch, those
-    with at least half of the batch's best score, from LEAST_SCORE on. (The better half of all queries, by which
+    with at least half of the batch's best score, from FAINT on. (The better half of all queries, by which
     agreement is judged, would teach objects on every empty image.)
     """
     probabilities = class_probabilities(logits.float(), activation)
     none, best = probabilities.shape[-1], probabilities.max()
-    least = torch.where(best >= CONFIDENT, CONFIDENT, (best / 2).clamp(min=LEAST_SCORE))
+    least = torch.where(best >= CONFIDENT, CONFIDENT, (best / 2).clamp(min=FAINT))
     labels = labels_of(logits, activation, least)
     return [(c[c != none], b[c != none]) for c, b in zip(labels, boxes, strict=True)]
 

@@ -50,10 +50,18 @@ def write(results: list[FamilyResult], conditions: dict[str, Any]) -> None:
     """results/zoo.json, results/zoo.md and docs/zoo.md."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     PAGE.parent.mkdir(parents=True, exist_ok=True)
-    text, how = to_markdown(results), f" ({conditions['how']})" if "how" in conditions else ""
+    text = to_markdown(results)
     (RESULTS / "zoo.json").write_text(json.dumps(to_json(results, conditions), indent=1) + "\n", encoding="utf-8")
-    (RESULTS / "zoo.md").write_text(f"`{conditions['command']}`{how}\n\n{text}", encoding="utf-8")
+    (RESULTS / "zoo.md").write_text(f"{stated(conditions)}\n\n{text}", encoding="utf-8")
     PAGE.write_text(INTRODUCTION + text, encoding="utf-8")
+
+
+def stated(conditions: dict[str, Any]) -> str:
+    """The command and its conditions in one line."""
+    dates, host = conditions["date"], conditions["host"]
+    how = f" ({conditions['how']})" if "how" in conditions else ""
+    when = dates if isinstance(dates, str) else ", ".join(dates)
+    return f"`{conditions['command']}`{how}; gpusq {conditions['gpusq']}, {host['cpu']}, {host['cores']} cores; {when}."
 
 
 def main() -> None:
@@ -65,7 +73,7 @@ def main() -> None:
     conditions: dict[str, Any] = {"command": "python benchmarks/zoo.py", **run_conditions()}
     if given.merge:
         conditions |= conditions_of(given.merge)
-        conditions["how"] = f"{len(given.merge)} runs of `gpusq zoo` side by side on a shared machine, merged"
+        conditions["how"] = f"{len(given.merge)} runs of `gpusq zoo` on a shared machine, of each family the last"
         results = merged(given.merge)
     else:
         results = run_zoo(FAMILIES, Limits(given.seconds), lambda r: print(f"{r.family}: {r.why or 'every step'}"))

@@ -33,7 +33,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("RT-DETRv2", "new:rt-detr-v2-mini", lively=True, passes=15),
     Family("D-FINE", "new:d-fine-mini", lively=True, passes=5),
     Family("YOLOS", "new:yolos-mini"),
-    Family("LW-DETR", "new:lw-detr-mini", passes=12),
+    Family("LW-DETR", "new:lw-detr-mini", passes=24),
     Family("RF-DETR", "new:rf-detr-mini", passes=40),
     Family("Mask2Former", "new:mask2former-mini"),
     Family("SegFormer", "new:segformer-mini"),

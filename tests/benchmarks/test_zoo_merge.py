@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import zoo as script
-from gpusq.zoo import FAMILIES, STEPS, FamilyResult, to_json
+from gpusq.zoo import FAMILIES, STEPS, FamilyResult, to_json, to_markdown
 
 
 def results(path: Path, family: str, parameters: int, **conditions: str) -> Path:
@@ -53,3 +53,12 @@ def test_results_of_two_versions_are_not_merged(
     with pytest.raises(SystemExit, match=r"one version of gpusq, got 0\.0\.7, "):
         script.main()
     assert not (places / "results").exists()
+
+
+def test_the_committed_page_is_that_of_the_committed_results_and_of_the_families() -> None:
+    data = json.loads((script.RESULTS / "zoo.json").read_text(encoding="utf-8"))
+    found = [FamilyResult.from_json(row) for row in data["results"]]
+    assert script.PAGE.read_text(encoding="utf-8") == script.INTRODUCTION + to_markdown(found)
+    assert [(r.family, r.model, r.passes) for r in found] == [(f.name, f.model, f.passes) for f in FAMILIES]
+    table = (script.RESULTS / "zoo.md").read_text(encoding="utf-8")
+    assert table == f"{script.stated(data['conditions'])}\n\n{to_markdown(found)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,21 @@ THRESHOLD = 0.3
 """Scores below are not drawn; a smaller threshold is taken for a detector whose scores are low, see `threshold_of`."""
 
 
-def detection_pictures(named: Mapping[str, Artifact], context: Context, count: int = PICTURES) -> list[Picture]:
+LEAST_APART = 5
+"""Boxes by which two counts must differ at least before a reader is told."""
+SHARE_APART = 0.2
+"""Share of the first artifact's count by which another's must differ at least."""
+
+
+@dataclass(frozen=True)
+class Pictured:
+    """Pictures of test images, and what a reader must know of the scores: counts that are clearly apart."""
+
+    pictures: tuple[Picture, ...] = ()
+    cautions: tuple[str, ...] = ()
+
+
+def detection_pictures(named: Mapping[str, Artifact], context: Context, count: int = PICTURES) -> Pictured:
     """One picture for each of `count` annotated test images: a panel for each artifact, then the annotations.
 
     named: panel title -> artifact that runs here (models, ONNX, CPU engines). Empty where the run's images carry no
@@ -31,7 +46,7 @@ def detection_pictures(named: Mapping[str, Artifact], context: Context, count: i
 
     test = context.data.test if context.data is not None else None
     if test is None or task_of(test) != "detection" or not test.supervised or not named:
-        return []
+        return Pictured()
     context.progress("pictures", 0, None, f"boxes of {' and '.join(named)} on test images")
     about = next(iter(named.values())).read_json("model.json")
     chosen = _most_boxes(test, count)
@@ -49,9 +64,27 @@ def detection_pictures(named: Mapping[str, Artifact], context: Context, count: i
     least = threshold_of(next(iter(found.values())), targets)
     drawn = box_pictures(images, found, targets, least, about["classes"], batch.ids)
     titles = ", ".join([*named, "annotations"])
+    captions = [f"{name}: {titles}; scores from {least:.0%}" for name in batch.ids]
+    pictures = tuple(Picture(caption=caption, svg=svg) for caption, svg in zip(captions, drawn, strict=True))
+    return Pictured(pictures, tuple(count_cautions(found, least)))
+
+
+def count_cautions(found: Mapping[str, Sequence[Any]], least: float) -> list[str]:
+    """A sentence for each artifact that shows clearly fewer or more boxes than the first from the same score on.
+
+    found: title -> `Detections` of each image, the first title being the reference. least: the score, 0 to 1. Clearly:
+    LEAST_APART boxes and SHARE_APART of the reference's count. AP, which only ranks, does not see such a shift.
+    """
+    counts = {title: sum(len(one.above(least)) for one in detections) for title, detections in found.items()}
+    if not counts:
+        return []
+    (first, dense), *others = counts.items()
+    images = len(found[first])
     return [
-        Picture(caption=f"{name}: {titles}; scores from {least:.0%}", svg=svg)
-        for name, svg in zip(batch.ids, drawn, strict=True)
+        f"at a score of {100 * least:.0f} % the {first} shows {dense} boxes on the {images} pictured images, "
+        f"the {title} {shown}: choose its score threshold anew"
+        for title, shown in others
+        if abs(shown - dense) >= max(LEAST_APART, SHARE_APART * dense)
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +15,9 @@ from gpusq.stages.stage import Context, Done, run_stage
 
 if TYPE_CHECKING:
     from gpusq.artifacts import Artifact, Store
+    from gpusq.pictures import Pictured
     from gpusq.recipe import Recipe
-    from gpusq.reports import LayerTime, Lineage, Picture, Report, Row, Sweep
+    from gpusq.reports import LayerTime, Lineage, Report, Row, Sweep
 
 SOURCE = re.compile(r"^(hf|new|timm):|\.py:\w+$")
 LAYER_TIME_BATCH = 8
@@ -107,6 +108,9 @@ def _chain(recipe: Recipe, context: Context) -> list[Step]:
 
     def add(role: str, done: Done) -> Artifact:
         steps.append(Step(role, done))
+        if done.reused:
+            a = done.artifact
+            context.progress(a.manifest.stage, 1, 1, f"reused {a.kind} {a.digest[:12]}, made by an earlier run")
         return done.artifact
 
     dense = add("model", _dense(recipe, context))
@@ -171,19 +175,21 @@ def _report(recipe: Recipe, steps: list[Step], context: Context) -> Report:
     from gpusq.reports import Criteria, build_report
 
     title = f"{recipe.model or 'trained model'} on {recipe.data}"
+    pictured = _pictures(steps, context)
     return build_report(
         title,
         _rows(steps, recipe, context),
         lineage=lineage_of(context.store, [s.done.artifact for s in steps]),
         layer_times=_layer_times(steps, recipe),
         sweeps=_sweeps(steps, recipe),
-        pictures=_pictures(steps, context),
+        pictures=pictured.pictures,
+        cautions=[*sensitivity_cautions(steps), *pictured.cautions],
         notes=[*_untrained(recipe), *_annotation_notes(context), *_notes(steps, context)],
         criteria=Criteria(max_drop=recipe.max_drop, min_speedup=recipe.min_speedup),
     )
 
 
-def _pictures(steps: list[Step], context: Context) -> list[Picture]:
+def _pictures(steps: list[Step], context: Context) -> Pictured:
     """Boxes of the CPU engines, dense and compressed; of the ONNX files where no CPU engine was built."""
     from gpusq.pictures import detection_pictures
 
@@ -194,6 +200,15 @@ def _pictures(steps: list[Step], context: Context) -> list[Picture]:
     pair = found.get("engine") or found.get("onnx") or {}
     kind = "engine" if "engine" in found else "ONNX"
     return detection_pictures({f"{t} {kind}": pair[t] for t in ("dense", "compressed") if t in pair}, context)
+
+
+def sensitivity_cautions(steps: Iterable[Step]) -> list[str]:
+    """What limits the choice of layers that were left out."""
+    from gpusq.reports.kept_layers import choice_cautions
+    from gpusq.stages.sensitivity import RESULT
+
+    found = [step.done.artifact for step in steps if step.done.artifact.kind == "sensitivity"]
+    return [text for artifact in found for text in choice_cautions(artifact.read_json(RESULT))]
 
 
 def _notes(steps: list[Step], context: Context) -> list[str]:

@@ -43,6 +43,20 @@ def read_report(run: str, store: Path) -> Report:
     return report_from_json(text, str(path))
 
 
+def artifact_of_run(run: str, store: Path) -> str:
+    """Digest of what a run made: the first artifact that its report judges, else the last one it lists.
+
+    Raises ArtifactNotFoundError where there is no such run or it lists none.
+    """
+    report = read_report(run, store)
+    digests = [*(v.digest for v in report.verdicts), *(entry.digest for entry in reversed(report.lineage))]
+    if not digests:
+        raise ArtifactNotFoundError(
+            f"run {run!r} must have made an artifact", got="a report without any", do="name one: gpusq list"
+        )
+    return digests[0]
+
+
 def write_report(report: Report, *, json_path: Path | None, html_path: Path | None) -> list[Path]:
     """Write the report where asked; returns the paths written. Raises UsageError for a folder, StoreError."""
     from gpusq.reports import html_page, report_to_json

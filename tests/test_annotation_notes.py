@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpusq.data import open_data
+from gpusq.pictures import Pictured
 from gpusq.pipeline import report_of
 from tests.chain import Chain
 from tests.cli.commands import gpusq
@@ -45,6 +46,19 @@ def test_a_quiet_run_reports_them(folder: Path, tmp_path: Path, monkeypatch: pyt
     assert NOTE in json.loads(made.read_text())["notes"]
     kept = next(path for path in (store / "runs").glob("*.json"))
     assert NOTE in json.loads(kept.read_text())["notes"]
+
+
+def test_a_shift_of_scores_reaches_the_report_and_the_terminal(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shift = "at a score of 24 % the dense engine shows 105 boxes and the compressed engine 64"
+    monkeypatch.setattr("gpusq.pipeline._chain", lambda recipe, context: [])
+    monkeypatch.setattr("gpusq.pipeline._pictures", lambda steps, context: Pictured(cautions=(shift,)))
+    made = tmp_path / "report.json"
+    where = ("--store", tmp_path / "store", "--report", made, "--quiet")
+    result = gpusq("compress", "-m", "new:detr-mini", "-d", f"coco:{folder}", *where)
+    assert json.loads(made.read_text())["cautions"] == [shift]
+    assert f"mind: {shift}" in " ".join(result.stdout.split())
 
 
 def test_a_report_of_one_artifact_names_them_too(

@@ -1,11 +1,11 @@
-"""The score from which boxes are drawn."""
+"""The score from which boxes are drawn, and what is said of detectors whose scores have moved."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from gpusq.data import Boxes, Detections
-from gpusq.pictures import THRESHOLD, threshold_of
+from gpusq.pictures import THRESHOLD, count_cautions, threshold_of
 
 
 def found(*scores: float) -> Detections:
@@ -42,3 +42,26 @@ def test_without_objects_or_with_few_detections_the_usual_one() -> None:
     assert threshold_of([found(0.1)], [objects(0)]) == THRESHOLD
     assert threshold_of([found(0.1)], [objects(2)]) == THRESHOLD
     assert threshold_of([], []) == THRESHOLD
+
+
+def counted(dense: int, compressed: int, least: float = 0.24) -> list[str]:
+    """What is said of two engines that show so many boxes on two images, and many more with smaller scores."""
+    both = {
+        name: [found(*[0.5] * (count - 1), 0.1, 0.2), found(least)]
+        for name, count in {"dense engine": dense, "compressed engine": compressed}.items()
+    }
+    return count_cautions(both, least)
+
+
+def test_clearly_other_counts_at_the_same_score_are_told() -> None:
+    (told,) = counted(105, 64)
+    assert told == (
+        "at a score of 24 % the dense engine shows 105 boxes on the 2 pictured images, the compressed engine 64: "
+        "choose its score threshold anew"
+    )
+    assert "64 boxes on the 2 pictured images, the compressed engine 105" in counted(64, 105)[0]
+
+
+def test_counts_that_are_nearly_equal_are_not_told() -> None:
+    assert counted(105, 90) == counted(90, 105) == counted(8, 4) == []
+    assert count_cautions({}, 0.3) == []

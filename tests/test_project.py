@@ -176,6 +176,13 @@ def test_the_light_rooms_start_without_heavy_libraries() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_the_readme_names_every_fresh_model() -> None:
+    from gpusq.models.presets import preset_names
+
+    (line,) = (line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `new:NAME` |"))
+    assert sorted(re.findall(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)+", line)) == preset_names()
+
+
 # ---- requirements ----
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gpusq.artifacts import Artifact
     from gpusq.reports import Report
 
-OptionalReference = Annotated[str | None, typer.Argument(help="Artifact, or nothing for the whole store.")]
+OptionalReference = Annotated[str | None, typer.Argument(help="Artifact or `latest`; nothing: the whole store.")]
 Run = Annotated[str, typer.Argument(help="`latest`, a run's name, a report file (.json), or an artifact.")]
 ReportTarget = Annotated[
     list[str] | None, typer.Option("--target", "-t", help="Of an artifact's report: cpu, a100, agx-orin, ...")

@@ -14,12 +14,18 @@ if TYPE_CHECKING:
     from gpusq.recipe import Recipe
 
 Model = Annotated[
-    str, typer.Option("--model", "-m", help="hf:DIR, new:NAME, file.py:function, timm:NAME or artifact:REF.")
+    str,
+    typer.Option(
+        "--model", "-m", help="hf:DIR, new:NAME (README lists them), file.py:function, timm:NAME or artifact:REF."
+    ),
 ]
 DataOption = Annotated[
     str, typer.Option("--data", "-d", help="Image folder, coco:DIR, voc:DIR, fashion-mnist[:DIR] or digits.")
 ]
-Target = Annotated[list[str] | None, typer.Option("--target", "-t", help="cpu, a100, agx-orin, ...; may be repeated.")]
+Target = Annotated[
+    list[str] | None,
+    typer.Option("--target", "-t", help="cpu (where none is given), a100, agx-orin, ...; may be repeated."),
+]
 RecipeFile = Annotated[
     Path | None, typer.Option("--recipe", "-r", help="TOML recipe; options on the command line win.")
 ]
@@ -94,7 +100,10 @@ def _recipe(
         recipe = replace(recipe, targets=tuple(targets))
     for name in ("model", "data"):
         if not getattr(recipe, name):
-            raise UsageError(f"compress needs a {name}", do=f"give --{name}, or [{name}] source in a recipe")
+            what = "a model" if name == "model" else "images"
+            raise UsageError(
+                f"compress needs {what}", got=f"no --{name}", do=f"give --{name}, or [{name}] source in a recipe"
+            )
     return recipe
 
 
@@ -121,9 +130,14 @@ def _check_places(*files: Path | None) -> None:
     for file in files:
         if file is None:
             continue
+        if file.is_dir():
+            raise UsageError(
+                "a report is written to a file", got=f"{file}, a folder", do=f"give {file / 'report.html'}"
+            )
         place = next(p for p in (file, *file.absolute().parents) if p.exists())
-        if file.is_dir() or not os.access(place, os.W_OK) or (place != file and not place.is_dir()):
-            raise UsageError(f"{file} can be written", got=f"{place} does not allow it", do="choose another path")
+        if not os.access(place, os.W_OK) or (place != file and not place.is_dir()):
+            got = "no permission to write there" if place == file or place.is_dir() else f"{place}, which is no folder"
+            raise UsageError(f"{file} must be writable", got=got, do="choose another path")
 
 
 def _write(result: Compressed, html: Path | None, report: Path | None) -> None:

@@ -2,7 +2,7 @@
 
 Exit codes: 0 done; 1 a check found a problem (`verify`, `doctor`, `gate`, `compress --require-ship`); 2 usage, recipe,
 stage order or target; 3 data; 4 model; 5 artifact; 6 store; 7 a stage's own check; 8 engine; 9 a library is missing;
-70 internal error; 130 interrupted.
+70 internal error; 130 interrupted; 141 the output's reader closed it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from gpusq.errors import UsageError
 
 EPILOG = (
     "Exit codes: 0 done, 1 a check found a problem, 2 usage, 3 data, 4 model, 5 artifact, 6 store, 7 stage check, "
-    "8 engine, 9 missing library, 70 internal error, 130 interrupted. Every command takes --json."
+    "8 engine, 9 missing library, 70 internal error, 130 interrupted, 141 output closed by its reader. "
+    "Every command takes --json."
 )
 
 app = typer.Typer(
@@ -99,7 +100,9 @@ def _run_for_machines() -> None:
         except refused as error:
             tell = getattr(error, "format_message", None)  # names the option too
             got = str(tell() if tell else error)
-            raise UsageError("the command line is understood", got=got, do="see the command's --help") from error
+            raise UsageError(
+                "the command line must be one that gpusq understands", got=got, do="see the command's --help"
+            ) from error
         except typer.Abort:
             raise SystemExit(INTERRUPTED) from None
     raise SystemExit(code if isinstance(code, int) else 0)

@@ -22,7 +22,12 @@ Wait = Annotated[
     float | None,
     typer.Option("--wait", min=0, help="Seconds to wait for a store in use (default: as long as it takes)."),
 ]
-Reference = Annotated[str, typer.Argument(help="Artifact: path, digest or key prefix (6 or more), or KIND-PREFIX.")]
+Reference = Annotated[
+    str,
+    typer.Argument(
+        help="Artifact: path, digest or key prefix (6 or more), KIND-PREFIX, or `latest` (what the latest run made)."
+    ),
+]
 
 DEFAULT_STORE = Path("gpusq-store")
 
@@ -58,12 +63,20 @@ def _report_hashing(images: DataSpec | None, progress: Callable[[str, int, int |
 
 
 def artifact_of(reference: str, store_dir: Path) -> Artifact:
-    """The artifact that a reference names: a path anywhere, or a prefix within the store."""
+    """The artifact that a reference names: a path anywhere, a prefix within the store, or `latest`.
+
+    `latest`: the compressed artifact of the latest run, of its first target.
+    """
     if (Path(reference) / "artifact.json").is_file():
         from gpusq.artifacts import open_artifact
 
         return open_artifact(Path(reference))
-    return open_store(store_dir).resolve(reference)
+    opened = open_store(store_dir)
+    if reference == "latest":
+        from gpusq.runs import artifact_of_run
+
+        reference = artifact_of_run(reference, store_dir)
+    return opened.resolve(reference)
 
 
 def open_store(store_dir: Path) -> Store:

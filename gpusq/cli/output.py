@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpusq.errors import GpusqError, StoreError
@@ -19,6 +20,8 @@ INTERNAL_ERROR = 70
 """Exit code of an error that is gpusq's own fault (EX_SOFTWARE of sysexits.h)."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
+READER_GONE = 141
+"""Exit code where what reads the output has closed it, as `head` does: 128 + SIGPIPE, as other programs end."""
 
 
 def print_json(value: Any) -> None:
@@ -47,13 +50,17 @@ def say(text: str) -> None:
 def refusals(as_json: bool) -> Iterator[None]:
     """Turn errors into a message and an exit code: on stderr, or with --json as {"error": ...} on stdout."""
     try:
-        yield
+        with _written_out():
+            yield
     except GpusqError as error:
         _refuse(error, as_json)
     except KeyboardInterrupt:
         say("interrupted; the store is whole, the same command goes on where it stopped")
         raise SystemExit(INTERRUPTED) from None
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _reader_gone():
+            _discard_output()
+            raise SystemExit(READER_GONE) from None
         if os.environ.get("GPUSQ_DEBUG"):
             raise
         place = error.filename or "a file"
@@ -68,6 +75,39 @@ def refusals(as_json: bool) -> Iterator[None]:
             do="what is sealed in the store is whole; run again with GPUSQ_DEBUG=1 for the traceback and report it",
         )
         _refuse(internal, as_json, INTERNAL_ERROR)
+
+
+@contextmanager
+def _written_out() -> Iterator[None]:
+    """Write buffered results before the command ends, so that a closed pipe is found here and not at exit."""
+    try:
+        yield
+    except SystemExit:
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+
+
+def _reader_gone() -> bool:
+    """Whether standard output or error is a pipe that nobody reads any more."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            watch = select.poll()
+            watch.register(stream.fileno(), 0)
+        except (OSError, ValueError):  # no file behind it
+            continue
+        if any(event & (select.POLLERR | select.POLLHUP) for _, event in watch.poll(0)):
+            return True
+    return False
+
+
+def _discard_output() -> None:
+    """Send what is still buffered nowhere, so that the interpreter's own flush at exit has nothing to complain of."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # no file behind it
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _refuse(error: GpusqError, as_json: bool, code: int | None = None) -> NoReturn:

@@ -45,10 +45,12 @@ def _show(record: dict[str, Any], result: dict[str, Any], json: bool) -> None:
     from rich.table import Table
 
     from gpusq.cli.output import print_json, print_line, print_table
+    from gpusq.reports.kept_layers import choice_cautions
     from gpusq.stages.sensitivity import sensitivity_notes
 
+    cautions = choice_cautions(result)
     if json:
-        print_json({**record, "sensitivity": result})
+        print_json({**record, "sensitivity": result, "cautions": cautions})
         return
     table = Table(
         title=f"points of {result['metric']} lost (error of the outputs), {result['images']} images, one-shot"
@@ -61,6 +63,8 @@ def _show(record: dict[str, Any], result: dict[str, Any], json: bool) -> None:
     print_table(table)
     for line in sensitivity_notes(result):
         print_line(line)
+    for line in cautions:
+        print_line(f"mind: {line}")
     print_line(f"keep_dense: {', '.join(result['keep_dense']) or 'none'}")
     print_line(f"keep_float: {', '.join(result['keep_float']) or 'none'}")
     print_line(f"{record['kind']} {record['digest'][:12]}: {record['path']}")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from gpusq.data.annotation import Findings
 from gpusq.data.boxes import Boxes
-from gpusq.data.folder import FolderSet, ImageFile
+from gpusq.data.folder import UNREADABLE, FolderSet, ImageFile
 from gpusq.data.imageset import ImageSet, Pixels, Task, UnreadableImageError
 
 
@@ -67,10 +67,28 @@ class BoxSet(FolderSet):
 
 
 def annotation_notes(splits: Iterable[ImageSet]) -> list[str]:
-    """A line for each split with boxes that training sees otherwise than annotated, with their counts; for reports.
+    """What a report's reader must know of the data: odd boxes with their counts, test images that are training images.
 
-    Splits that were read from one file share its counts, and one line.
+    Splits that were read from one file share the counts of boxes that training sees otherwise than annotated, and one
+    line.
     """
+    splits = list(splits)
+    return [*_odd_boxes(splits), *_shared_images(splits)]
+
+
+def _shared_images(splits: Sequence[ImageSet]) -> list[str]:
+    """A line where files of the test split are, byte for byte, files of the training split."""
+    files = {s.split: s.content_hashes() for s in splits if isinstance(s, FolderSet)}
+    train, test = set(files.get("train", ())) - {UNREADABLE}, files.get("test", ())
+    if not (shared := sum(x in train for x in test)):
+        return []
+    return [
+        f"{shared} of {len(test)} test images are, byte for byte, training images too: what is measured on them says "
+        "little of new images"
+    ]
+
+
+def _odd_boxes(splits: Sequence[ImageSet]) -> list[str]:
     groups: dict[int, list[BoxSet]] = {}
     for split in splits:
         if isinstance(split, BoxSet):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,6 +16,8 @@ from gpusq.detection import used_classes
 from gpusq.errors import ClassMismatchError
 
 NAMED = 5
+WORDNET_ID = re.compile(r"n\d{8}")
+FRESH_HEAD = "`gpusq intake --classes {}` makes a fresh head for as many"
 ORDER: dict[Task, str] = {
     "classification": (
         "name the class folders as the model does, and give the model its classes in the order of the names"
@@ -29,8 +32,8 @@ ORDER: dict[Task, str] = {
 def class_check(imageset: ImageSet, classes_of_model: Sequence[str]) -> None:
     """Raise ClassMismatchError unless the head has one output for each class, in the same order.
 
-    Names are compared where the two lists share at least one; otherwise (numbers, another language) only the
-    count can be. Sets without labels always pass.
+    Names are compared; where one side's all stand for nothing (`are_placeholders`) only the count can be. Sets without
+    labels always pass.
     """
     if not imageset.supervised:
         return
@@ -40,14 +43,20 @@ def class_check(imageset: ImageSet, classes_of_model: Sequence[str]) -> None:
     if len(have) != len(head):
         raise ClassMismatchError(
             f"{imageset.name} has {len(have)} classes and the model's head {len(head)}",
+            got=f"{_some(have)} in the images, {_some(head)} in the model",
             do=_to_fit(imageset, len(have), len(head)),
         )
-    if have != head and set(have) & set(head):
+    if have != head and not are_placeholders(have) and not are_placeholders(head):
         raise ClassMismatchError(
             f"{imageset.name} and the model both have {len(have)} classes, but not the same",
             got=_difference(have, head),
             do=ORDER[task_of(imageset)],
         )
+
+
+def are_placeholders(names: Sequence[str]) -> bool:
+    """Whether no name says what its class is: numbers, "LABEL_7", "N/A", or WordNet's ids of ImageNet's folders."""
+    return not any(name for name in used_classes(names) if not name.isdigit() and not WORDNET_ID.fullmatch(name))
 
 
 def output_of_class(imageset: ImageSet, classes_of_model: Sequence[str]) -> tuple[int, ...] | None:
@@ -112,9 +121,10 @@ class Renumbered:
 def _to_fit(imageset: ImageSet, have: int, head: int) -> str:
     """What to do about another number of classes."""
     if task_of(imageset) == "detection":
-        return f"annotate {head} classes, or give a model with {have}; a head's 'no object' is none of its classes"
+        first = f"annotate {head} classes, or give a model with {have}; a head's 'no object' is none of its classes"
+        return f"{first}; {FRESH_HEAD.format(have)}"
     return (
-        f"give images in {head} class folders, or a model with {have} classes; "
+        f"give images in {head} class folders, or a model with {have} classes; {FRESH_HEAD.format(have)}; "
         "images without labels go in one flat folder"
     )
 

@@ -36,7 +36,8 @@ class ImageFile:
 class FolderSet:
     """One split of an image folder, in the order of the ids' sha256, so that its first n images are a fair sample.
 
-    on_hash: called with (files done, files) about every second while fingerprint() reads the files, in its thread.
+    unlabelled: of a set that is not supervised, why, for errors. on_hash: called with (files done, files) about every
+    second while fingerprint() reads the files, in its thread.
     """
 
     task: Task = "classification"
@@ -47,7 +48,9 @@ class FolderSet:
         self._files = sorted(files, key=lambda file: (_hash_of(file.id), file.id))
         self.ids = tuple(file.id for file in self._files)
         self.on_hash: Callable[[int, int], None] | None = None
+        self.unlabelled = "images without classes"
         self._fingerprint: str | None = None
+        self._hashes: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self._files)
@@ -67,10 +70,16 @@ class FolderSet:
     def fingerprint(self) -> str:
         """Hex sha256 over the list of classes, every id and every byte of every file; read once, in several threads."""
         if self._fingerprint is None:
-            hashes = map_in_threads(_sha256_or_marker, [file.path for file in self._files], self._hash_reporter())
             names = map(self._label_text, self._files)
-            self._fingerprint = fingerprint_of(zip(self.ids, hashes, names, strict=True), self.classes)
+            self._fingerprint = fingerprint_of(zip(self.ids, self.content_hashes(), names, strict=True), self.classes)
         return self._fingerprint
+
+    def content_hashes(self) -> tuple[str, ...]:
+        """Hex sha256 of every file, UNREADABLE where it cannot be opened; read once, in several threads."""
+        if self._hashes is None:
+            paths = [file.path for file in self._files]
+            self._hashes = tuple(map_in_threads(_sha256_or_marker, paths, self._hash_reporter()))
+        return self._hashes
 
     def _label_text(self, file: ImageFile) -> str:
         """What the fingerprint says of the label, on one line."""

@@ -45,6 +45,8 @@ def open_voc(folder: Path) -> DataSpec:
     labelled = _check_labelled(folder, {image: xml for pairs in parts.values() for image, xml in pairs.items()})
     classes = _classes(folder, parts["train"]) if labelled else ()
     sets = [_box_set(name, split, classes, pairs, folder, labelled) for split, pairs in parts.items()]
+    for found in sets:
+        found.unlabelled = f"no XML file beside the images of {folder}"
     return DataSpec(name, *sets)
 
 
@@ -67,7 +69,7 @@ def _pairs(folder: Path) -> Pairs:
         by_stem.setdefault(image.stem, []).append(image)
     pairs: Pairs = dict.fromkeys(images)
     alone: list[str] = []
-    for path in sorted(_xml_below(folder)):
+    for path in sorted(xml_below(folder)):
         file = read_voc(path)
         named = path.parent / file.file_name
         own = named if named in pairs else _of_stem(path, by_stem.get(path.stem, []))
@@ -90,7 +92,8 @@ def _of_stem(xml: Path, images: list[Path]) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
-def _xml_below(folder: Path) -> Iterator[Path]:
+def xml_below(folder: Path) -> Iterator[Path]:
+    """XML files at any depth, hidden ones left out."""
     for place, folders, names in os.walk(folder):
         folders[:] = [f for f in folders if not f.startswith(".")]
         yield from (Path(place, n) for n in names if not n.startswith(".") and n.lower().endswith(".xml"))

@@ -23,7 +23,7 @@ def operators_of_file(path: Path) -> frozenset[str]:
         return operators_of_bytes(path.read_bytes(), str(path))
     except OSError as error:
         raise UnsupportedModelError(
-            f"{path} can be read", got=str(error.strerror), do="give the path of an ONNX file"
+            f"{path} must be readable", got=str(error.strerror), do="give the path of an ONNX file"
         ) from error
 
 

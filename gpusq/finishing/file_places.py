@@ -40,5 +40,7 @@ def _try(folder: Path, file: Path, option: str) -> None:
             pass
     except OSError as error:
         raise StoreError(
-            f"{option} {file} can be written", got=str(error.strerror), do="choose another path or mend its permissions"
+            f"{option} {file} must be writable",
+            got=str(error.strerror),
+            do="choose another path or mend its permissions",
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -74,11 +75,13 @@ def check_parity(
     mean_iou: float = 0.0,
     score: float | None = None,
     faint: float = 0.0,
+    keys: Mapping[str, str] | None = None,
 ) -> None:
     """Raises ParityError where the relative error exceeds `relative` or the agreement is below `top1` (0 to 1).
 
     Of a detector also where the mean overlap of paired boxes is below `mean_iou` (0 to 1), the mean difference of their
     scores above `score`, or the share of faint boxes found by both below `faint` (0 to 1). None: not judged.
+    keys: name of a bar here -> the stage's parameter that sets it ("top1": "export.fp16_agreement"), for the error.
     """
     asked, got = [], []
     if relative is not None and math.isfinite(relative):
@@ -96,22 +99,27 @@ def check_parity(
     if parity.faint is not None and faint > 0:
         asked.append(f"in {faint:.1%} of the boxes with low scores")
         got.append(f"{parity.faint:.1%}")
-    if _failed(parity, relative, top1, mean_iou, score, faint):
+    missed = _missed(parity, relative, top1, mean_iou, score, faint)
+    if missed:
+        named = ", ".join((keys or {}).get(bar, "") for bar in missed).strip(", ")
         raise ParityError(
             f"{what} must agree {', '.join(asked)}",
             got=", ".join(got) + _counted(parity),
-            do="compare the layers' outputs; if the difference is accepted, change the bar in the recipe",
+            do="compare the layers' outputs; if the difference is accepted, change "
+            + (f"{named} (in the recipe or by --set)" if named else "the bar in the recipe"),
         )
 
 
-def _failed(
+def _missed(
     parity: Parity, relative: float | None, top1: float, mean_iou: float, score: float | None, faint: float
-) -> bool:
+) -> list[str]:
+    """Names of the bars that were missed."""
     far = relative is not None and parity.relative > relative
     loose = parity.mean_iou is not None and parity.mean_iou < mean_iou
     shifted = parity.score is not None and score is not None and parity.score > score
     fewer = parity.faint is not None and parity.faint < faint
-    return far or loose or shifted or fewer or parity.top1 < top1
+    missed = {"relative": far, "top1": parity.top1 < top1, "mean_iou": loose, "score": shifted, "faint": fewer}
+    return [bar for bar, is_missed in missed.items() if is_missed]
 
 
 def _compared(parity: Parity) -> str:

@@ -76,7 +76,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise TableError(f"{path} can be read", got=error.strerror or str(error), do="check the path") from error
+        raise TableError(f"{path} must be readable", got=error.strerror or str(error), do="check the path") from error
     except UnicodeDecodeError as error:
         raise TableError(f"{path} is UTF-8 text", got=f"byte {error.start} is not", do="save it as UTF-8") from error
 

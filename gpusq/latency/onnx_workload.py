@@ -60,7 +60,9 @@ def load_onnx(source: Path | bytes) -> onnx.ModelProto:
         model = onnx.load_from_string(source) if isinstance(source, bytes) else onnx.load(str(source))
     except FileNotFoundError as error:
         missing = Path(str(error.filename or source))
-        raise UnsupportedModelError(f"{where} can be read", got=f"no file {missing}", do="check the path") from error
+        raise UnsupportedModelError(
+            f"{where} must be readable", got=f"no file {missing}", do="check the path"
+        ) from error
     except (DecodeError, ValueError, onnx.checker.ValidationError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UnsupportedModelError(f"{where} is an ONNX model", got=reason, do="export the model again") from error

@@ -77,10 +77,27 @@ def pair_of(output: Any) -> Pair:
     if len(found) != 2 or not all(isinstance(x, Tensor) for x in found):
         raise UnsupportedModelError(
             "a detector gives (logits, boxes), a mapping with 'logits' and 'boxes' or an object with .pred_boxes",
-            got=type(output).__name__,
+            got=described(output),
             do="wrap the model in a module whose forward returns (logits, boxes)",
         )
     return found
+
+
+def described(output: Any) -> str:
+    """What a model gave, in words: "a tuple of [1, 12, 4], [1, 12, 3]", "a dict of 'scores' [1, 12]", "NoneType"."""
+    if isinstance(output, Tensor):
+        return f"shape {list(output.shape)}"
+    if isinstance(output, Mapping):
+        parts = [f"{name!r} {_shape_or_kind(x)}" for name, x in output.items()]
+    elif isinstance(output, (tuple, list)):
+        parts = [_shape_or_kind(x) for x in output]
+    else:
+        return type(output).__name__
+    return f"a {type(output).__name__} of {', '.join(parts) or 'nothing'}"
+
+
+def _shape_or_kind(value: Any) -> str:
+    return str(list(value.shape)) if isinstance(value, Tensor) else type(value).__name__
 
 
 def is_pair(output: Any) -> bool:

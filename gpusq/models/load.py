@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,12 +10,12 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from gpusq.detection import used_classes
 from gpusq.errors import ClassMismatchError, UnsupportedModelError
 from gpusq.models.attention import attach_points
 from gpusq.models.canonical import canonicalise, packed_layers
+from gpusq.models.class_count import check_count
 from gpusq.models.description import DETECTION_OUTPUTS, Activation, LoadedModel, ModelDescription
-from gpusq.models.detector import Detector, TensorOutputs, is_pair
+from gpusq.models.detector import Detector, TensorOutputs
 from gpusq.models.fixed_form import fix_form
 from gpusq.models.huggingface import load_directory, skeleton
 from gpusq.models.layers import (
@@ -29,6 +29,7 @@ from gpusq.models.layers import (
     find_output_dense,
     find_own_forward,
 )
+from gpusq.models.output_form import check_box_form, check_outputs_finite, task_told_by
 from gpusq.models.presets import new_model
 from gpusq.models.probe import Classifier, Probe, evaluating, example_input, outputs_of, probe, run_forward
 from gpusq.models.source import Raw, parse_spec
@@ -42,12 +43,13 @@ from gpusq.models.vit_detr import VitDetr, VitDetrConfig
 LOADERS = {"hf": load_directory, "new": new_model, "file": load_file, "timm": load_timm}
 
 
-def load_model(spec: str, *, classes: int | None = None, seed: int = 0) -> LoadedModel:
+def load_model(spec: str, *, classes: int | None = None, seed: int = 0, asked: Sequence[str] = ()) -> LoadedModel:
     """Load a classifier, a detector or another vision model in canonical form, in eval mode, float32, on the CPU.
 
     Nothing is downloaded.
     spec: "hf:DIR" (config.json and safetensors), "new:NAME?key=value" (a preset with fresh weights),
     "file.py:function", "timm:NAME". classes: number of classes of a fresh head. seed: of fresh weights.
+    asked: names of the classes asked for, where they are known, for what an error says.
     Raises UnsupportedModelError, NonFiniteError, ClassMismatchError, MissingExtraError.
     """
     if classes is not None and classes < 1:
@@ -59,7 +61,7 @@ def load_model(spec: str, *, classes: int | None = None, seed: int = 0) -> Loade
     before = _outputs_before(raw)
     module, run = _canonical(raw.module, raw)
     _check_outputs(before, module, run, raw)
-    description = _describe(raw, architecture, run, classes)
+    description = _describe(raw, architecture, run, classes, asked)
     loaded = _loaded(description, module, run, raw.files)
     loaded.fresh = raw.fresh
     if raw.source == "file":
@@ -115,12 +117,19 @@ def _outputs_before(raw: Raw) -> list[tuple[Tensor, ...]]:
     """What the model gives in float32 for one image or two, before anything in it is replaced; settles its task.
 
     Two where rounding may decide what is chosen: which queries a detector keeps, what a mask hides.
+    Raises UnsupportedModelError, NonFiniteError where it is not of the form that a task asks for (`output_form`).
     """
     raw.module.float()
     given = _pass(raw.module, raw, 0)
-    raw.task = raw.task or ("detection" if is_pair(given) else "classification")
+    raw.task = raw.task or task_told_by(given)
     more = [] if raw.task == "classification" else [_pass(raw.module, raw, 1)]
-    return [outputs_of(output, raw.task, raw.outputs) for output in (given, *more)]
+    found = [outputs_of(output, raw.task, raw.outputs) for output in (given, *more)]
+    names = {"tensors": raw.outputs, "detection": DETECTION_OUTPUTS}.get(raw.task, ("logits",))
+    for outputs in found:
+        check_outputs_finite(outputs, names)
+        if raw.task == "detection":
+            check_box_form(outputs[1])
+    return found
 
 
 def _check_outputs(before: list[tuple[Tensor, ...]], module: nn.Module, run: Probe, raw: Raw) -> None:
@@ -140,17 +149,14 @@ def _pass(module: nn.Module, raw: Raw, seed: int) -> Any:
         return run_forward(module, example_input(module, raw.input_shape, seed))
 
 
-def _describe(raw: Raw, architecture: str, run: Probe, classes: int | None) -> ModelDescription:
+def _describe(
+    raw: Raw, architecture: str, run: Probe, classes: int | None, asked: Sequence[str] = ()
+) -> ModelDescription:
     task = raw.task or "classification"
     activation, width = _classes_of(raw, run)
     names = raw.classes or tuple(str(i) for i in range(width))
-    without_gaps = len(used_classes(raw.classes or ())) if task == "detection" else width
-    if task != "tensors" and (classes not in (None, width, without_gaps) or len(names) != width):
-        raise ClassMismatchError(
-            f"the model gives {classes or len(names)} logits, one for each class",
-            got=f"{width} logits",
-            do="change the model's head or the number of classes",
-        )
+    if task != "tensors":
+        check_count(raw, run.logits.shape[-1], width, classes, asked)
     outputs = {"classification": ("logits",), "detection": DETECTION_OUTPUTS, "tensors": _output_names(raw, run)}
     try:
         return ModelDescription(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gpusq.errors import UnsupportedModelError
 from gpusq.models.attention import attention_callers
 from gpusq.models.description import Task
-from gpusq.models.detector import is_pair, pair_of, tensors_of
+from gpusq.models.detector import described, is_pair, pair_of, tensors_of
 
 BOX_WIDTH = 4
 
@@ -61,7 +61,7 @@ def logits_of(output: Any) -> Tensor:
     if not isinstance(found, Tensor):
         raise UnsupportedModelError(
             "a model gives logits: a Tensor, an object with .logits or a mapping with 'logits'",
-            got=type(output).__name__,
+            got=described(output),
             do="wrap the model in a module whose forward returns the logits",
         )
     return found
@@ -116,7 +116,8 @@ def _class_logits(output: Any) -> Tensor:
         raise UnsupportedModelError(
             "a classifier gives logits [batch, classes]",
             got=f"shape {list(logits.shape)} for a batch of one",
-            do="wrap the model in a module whose forward returns the logits",
+            do="wrap the model in a module whose forward returns the logits; a detector returns (logits, boxes [batch, "
+            "queries, 4])",
         )
     return logits
 

@@ -84,7 +84,9 @@ def call_function(
     try:
         result = function(**given)
     except Exception as error:
-        raise _failed(f"{name}({', '.join(f'{k}={v}' for k, v in given.items())}) returns a model", error) from error
+        raise _failed(
+            f"{name}({', '.join(f'{k}={v}' for k, v in given.items())}) must return a model", error
+        ) from error
     module, facts = result if isinstance(result, tuple) and len(result) == 2 else (result, {})
     if not isinstance(module, nn.Module) or not isinstance(facts, Mapping):
         raise UnsupportedModelError(

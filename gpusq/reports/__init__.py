@@ -1,5 +1,6 @@
 """Reports: rows of evidence, figures by formula, verdicts, and the terminal table and page that show them."""
 
+from gpusq.reports.accuracy_limits import nothing_to_lose
 from gpusq.reports.compare import AccuracyChange, Bounds, Comparison, compare, differences
 from gpusq.reports.numbers import compute_of, coverage_of, size_of
 from gpusq.reports.page import html_page
@@ -63,6 +64,7 @@ __all__ = [
     "differences",
     "html_page",
     "merge",
+    "nothing_to_lose",
     "report_from_json",
     "report_to_json",
     "rows_from_json",

@@ -14,7 +14,7 @@ from typing import Any
 from gpusq.reports import charts, sections
 from gpusq.reports.report import Report
 from gpusq.reports.sweep_section import sweep_figures, sweep_views
-from gpusq.reports.view import figure, large, megabytes, percent, speedup_text, summary
+from gpusq.reports.view import figure, large, megabytes, percent, short_paths, speedup_text, summary
 
 _TEMPLATE = "page.html.j2"
 
@@ -37,6 +37,7 @@ def html_page(report: Report) -> str:
     scripts = {"plotly": get_plotlyjs(), "draw": _draw_script()}
     return environment.get_template(_TEMPLATE).render(
         report=report,
+        title=short_paths(report.title),
         summary=summary(report.verdicts),
         figures=_figures(report),
         scripts=scripts,

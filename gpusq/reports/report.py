@@ -62,7 +62,8 @@ class Report(Sealed):
     """Everything that one page shows; its verdicts must follow from its rows.
 
     lineage: parents before children. coverage: one entry per artifact. layer_times, sweeps: optional, predicted.
-    pictures: of detectors, boxes side by side.
+    pictures: of detectors, boxes side by side. cautions: what limits a verdict or the use of what it judges; notes:
+    everything else beside the rows.
     """
 
     schema_version: Literal[1] = 1
@@ -76,6 +77,7 @@ class Report(Sealed):
     layer_times: tuple[LayerTime, ...] = ()
     sweeps: tuple[Sweep, ...] = ()
     pictures: tuple[Picture, ...] = ()
+    cautions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -107,6 +109,7 @@ def build_report(
     layer_times: Sequence[LayerTime] = (),
     sweeps: Sequence[Sweep] = (),
     pictures: Sequence[Picture] = (),
+    cautions: Sequence[str] = (),
     notes: Sequence[str] = (),
     criteria: Criteria | None = None,
     created: datetime | None = None,
@@ -124,6 +127,7 @@ def build_report(
         layer_times=tuple(layer_times),
         sweeps=tuple(sweeps),
         pictures=tuple(pictures),
+        cautions=tuple(cautions),
         notes=tuple(notes),
     )
 
@@ -158,6 +162,7 @@ def merge(reports: Sequence[Report], title: str | None = None) -> Report:
         layer_times=_union(entry for report in reports for entry in report.layer_times),
         sweeps=_union(entry for report in reports for entry in report.sweeps),
         pictures=_union(entry for report in reports for entry in report.pictures),
+        cautions=_union(caution for report in reports for caution in report.cautions),
         notes=_union(note for report in reports for note in report.notes),
         criteria=criteria,
         created=max(report.created for report in reports),

@@ -17,7 +17,7 @@ _STYLE = {"ship": "bold green", "do not ship": "bold red", "undecided": "bold ye
 
 
 def terminal_table(report: Report) -> Table:
-    """Rows grouped by target, verdicts and transformer parts as the caption.
+    """Rows grouped by target; verdicts, cautions and transformer parts as the caption.
 
     Predicted rows carry "~" and the word predicted. Cells are `rich.text.Text`, so brackets in names are shown, not
     read as markup.
@@ -74,7 +74,7 @@ def _cells(row: Row, speedup: str) -> list[Text]:
 
 
 def _caption(report: Report) -> Text:
-    """One line per verdict, decision first; then one per coverage of a transformer part."""
+    """One line per verdict, decision first; then one per caution and per coverage of a transformer part."""
     from rich.text import Text
 
     caption = Text()
@@ -82,6 +82,8 @@ def _caption(report: Report) -> Text:
         caption.append(f"{v.target} {v.variant}: ", style="not italic")
         caption.append(v.decision.upper(), style=f"not italic {_STYLE[v.decision]}")
         caption.append(f" ({v.basis}). {v.reason}\n", style="not italic")
+    for text in report.cautions:
+        caption.append(f"mind: {text}\n", style="not italic yellow")
     for covered in coverages(report):
         if part := covered.transformer:
             shares = f"{percent(part.sparse)} of it sparse, {percent(part.int8)} INT8"

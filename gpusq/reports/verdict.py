@@ -4,6 +4,7 @@
 `min_speedup` (and exceeds 1), and an accuracy that is known and within `max_drop`. "do not ship" needs one proof
 against it: too large a drop, or no gain at any batch. Everything else is "undecided", with what is missing.
 The twin that decides is the fastest dense one (usually FP16): beating FP32 alone proves little.
+The drop is judged by its point value; where its interval is wider than `max_drop` the reason says so.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from gpusq.reports.accuracy_limits import accuracy_limits, unit_of
 from gpusq.reports.compare import (
     ASSUMPTIONS,
     AccuracyChange,
@@ -97,6 +99,8 @@ def _judge(candidates: list[Row], twins: list[Row], criteria: Criteria) -> Verdi
     deciding = [c for c in comparisons if c.deciding]
     change = _accuracy(candidates, twins, deciding)
     decision, reason = _decide(deciding, refused, change, criteria)
+    if isinstance(change, AccuracyChange):
+        reason = " ".join((reason, *accuracy_limits(change, criteria.max_drop)))
     first = candidates[0]
     return Verdict(
         target=first.target,
@@ -205,8 +209,7 @@ def _missing(refused: list[str], change: AccuracyChange | str, criteria: Criteri
     if isinstance(change, str):
         return f"{change[0].upper()}{change[1:]}."
     if 100 / change.n > criteria.max_drop:
-        unit = "boxes" if change.metric.startswith("AP") else "images"
-        return f"{change.n} {unit} cannot resolve a drop of {criteria.max_drop:g} points."
+        return f"{change.n} {unit_of(change.metric)} cannot resolve a drop of {criteria.max_drop:g} points."
     return ""
 
 

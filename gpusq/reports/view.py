@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from gpusq.reports.compare import Bounds, noise_band
 from gpusq.reports.report import Report
 from gpusq.reports.rows import Latency, Row
 from gpusq.reports.verdict import Verdict
 
+_LONG_PATH = re.compile(r"(^|(?<=:)|(?<= ))/(?:.*/)?(?=[^/])")
 _STAGES = ("intake", "train", "prune", "qat", "export", "build")
 
 
@@ -23,6 +26,11 @@ def large(value: float) -> str:
         if value >= limit:
             return f"{value / limit:.3g} {prefix}"
     return f"{value:.0f}"
+
+
+def short_paths(title: str) -> str:
+    """A report's title with its absolute paths cut to their last part: "hf:.../vit on coco:.../aerial"."""
+    return " on ".join(_LONG_PATH.sub(r"\1.../", part) for part in title.split(" on "))
 
 
 def megabytes(count: int) -> str:

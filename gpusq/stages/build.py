@@ -23,6 +23,15 @@ CHOICE_S = 1.0
 GRAPHS = ("model.fp32.onnx", "model.fp16.onnx")
 
 
+KEYS = {
+    "top1": "build.agreement",
+    "mean_iou": "build.box_iou",
+    "score": "build.score_difference",
+    "faint": "build.faint_agreement",
+}
+"""Bar of `check_parity` -> the parameter that sets it."""
+
+
 @dataclass(frozen=True)
 class Build(Stage):
     """Make what runs on the target. GPU targets also get a real TensorRT-RTX parse and build as a check."""
@@ -147,7 +156,8 @@ class Build(Stage):
         own = parent.read_json("export.json").get("parity_self") if parent else None
         least = allowed_agreement(self.agreement, own, parity.n)
         bars = self._bars(own)
-        check_parity(parity, relative=None, top1=least, what=f"build: the {runtime} engine and PyTorch", **bars)
+        what = f"build: the {runtime} engine and PyTorch"
+        check_parity(parity, relative=None, top1=least, what=what, keys=KEYS, **bars)
 
     def _bundle(self, parent: Artifact, target: Target, out: Path, context: Context) -> dict[str, Any]:
         from gpusq.engines import BatchProfile, write_bundle

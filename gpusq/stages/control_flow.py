@@ -15,15 +15,18 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.fx import Node
 
+SOURCE_FILE = "source.py"
+"""What a model file runs as (gpusq.models.user_file)."""
 FRAME = re.compile(r'File "(.+?)", line (\d+)')
 """A place in a stack trace in words."""
 
 
-def check_control_flow(module: nn.Module, input_shape: tuple[int, int, int]) -> None:
+def check_control_flow(module: nn.Module, input_shape: tuple[int, int, int], file_name: str = "") -> None:
     """Raise UnsupportedModelError where the steps of the forward, or its sizes, depend on the values in the image.
 
     Told by torch.export on one image, in the two ways in which the ONNX exporter tries it; nothing is computed. Other
-    models that cannot be exported pass: the export stage has their reasons.
+    models that cannot be exported pass: the export stage has their reasons. file_name: of the user's own model file,
+    which runs under the name of the copy that travels with the artifact.
     """
     import torch
 
@@ -35,13 +38,15 @@ def check_control_flow(module: nn.Module, input_shape: tuple[int, int, int]) -> 
     with eval_mode(module), quiet(), torch.no_grad():
         traced = _traced(module, x)
     if isinstance(traced, BaseException):
-        raise _refusal(_place(traced)) from traced
+        raise _refusal(_place(traced), file_name) from traced
     node = None if traced is None else number_from_image(traced)
     if node is not None:
-        raise _refusal(_written(node))
+        raise _refusal(_written(node), file_name)
 
 
-def _refusal(place: str) -> UnsupportedModelError:
+def _refusal(place: str, file_name: str) -> UnsupportedModelError:
+    if file_name and place.startswith(f"{SOURCE_FILE}, "):
+        place = file_name + place.removeprefix(SOURCE_FILE)
     return UnsupportedModelError(
         "the model's forward takes the same steps for every image, so that it can be exported",
         got=f"an if, a loop or a size that depends on computed values, in {place}",

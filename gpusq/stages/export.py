@@ -24,6 +24,14 @@ EXPORT_LIBRARIES = ("torch", "transformers", "numpy", "pillow", "onnx", "onnx-ir
 PARITY_BATCH = 50
 SMALL_IMAGE = 1 << 16
 """Values of an image from which the parity check takes smaller batches."""
+KEYS = {
+    "relative": "export.float_tolerance",
+    "top1": "export.agreement",
+    "mean_iou": "export.box_iou",
+    "score": "export.score_difference",
+    "faint": "export.faint_agreement",
+}
+"""Bar of `check_parity` -> the parameter that sets it."""
 FP32, FP16 = "model.fp32.onnx", "model.fp16.onnx"
 
 
@@ -194,13 +202,15 @@ class Export(Stage):
         own, what = report["parity_self"], "export: ONNX Runtime and PyTorch"
         if kind == "quantized":
             least = allowed_agreement(self.agreement, own, fp32.n)
-            check_parity(fp32, relative=None, top1=least, what=what, **self._boxes(self.agreement, own))
+            check_parity(fp32, relative=None, top1=least, what=what, keys=KEYS, **self._boxes(self.agreement, own))
         else:  # the values decide; where they were paired, what was left alone and how they overlap counts too
             least = self.agreement if fp32.paired else 0.0
-            check_parity(fp32, relative=self.float_tolerance, top1=least, what=what, **self._boxes(least, None))
+            bars = self._boxes(least, None)
+            check_parity(fp32, relative=self.float_tolerance, top1=least, what=what, keys=KEYS, **bars)
         least = allowed_agreement(self.fp16_agreement, own, fp16.n)
         bars = self._boxes(self.fp16_agreement, own)
-        check_parity(fp16, relative=None, top1=least, what="export: FP16 ONNX and PyTorch", **bars)
+        keys = {**KEYS, "top1": "export.fp16_agreement"}
+        check_parity(fp16, relative=None, top1=least, what="export: FP16 ONNX and PyTorch", keys=keys, **bars)
 
     def _boxes(self, agreement: float, own: dict[str, Any] | None) -> dict[str, Any]:
         from gpusq.stages.parity_gate import box_bars

@@ -128,18 +128,14 @@ class Distilled(FineTuned):
 
         supervised = False asks for none. Raises ClassMismatchError, UsageError.
         """
-        from gpusq.stages.images import check_labels
+        from gpusq.stages.images import check_labels, check_taught
 
         if not self.supervised or (context.data is None and not self.epochs):
             return
         train, about = context.images(self.name).train, parent.read_json("model.json")
         check_labels(train, about)
-        if self.epochs and not train.supervised and about.get("task") != "tensors":
-            raise UsageError(
-                f"{self.name}: supervised training needs labels",
-                got="images without classes",
-                do=f"set supervised = false under [{self.name}], or sort the images into class folders",
-            )
+        if self.epochs and about.get("task") != "tensors":
+            check_taught(train, self.name)
 
     def objective(self, state: ModelState, teacher: ModelState, factors: Mapping[str, float]) -> Any:
         """The loss of one batch, teacher on the device of the run."""

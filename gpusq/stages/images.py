@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gpusq.data import Batch, BoxAugmentation, Boxes, ImageSet, Loader
+    from gpusq.data import Batch, BoxAugmentation, Boxes, DetectionSet, ImageSet, Loader
     from gpusq.models import ModelDescription
     from gpusq.stages.stage import Context
     from gpusq.training import Batch as TrainingBatch
@@ -28,6 +28,31 @@ def check_task(images: ImageSet, description: Mapping[str, Any]) -> None:
             got=f"{images.name} {images.split}: labels for {labels}",
             do="give coco:DIR or voc:DIR to a detector, class folders to a classifier, or images without labels",
         )
+
+
+def check_taught(images: ImageSet, stage: str) -> None:
+    """Raise UsageError where images without labels, or without a single box, are to be learned from."""
+    from gpusq.data import DetectionSet, task_of
+    from gpusq.errors import UsageError
+
+    detection = task_of(images) == "detection"
+    if not images.supervised:
+        sort = "annotate them" if detection else "sort the images into class folders, or give coco:DIR or voc:DIR"
+        raise UsageError(
+            f"{stage}: supervised training needs labels",
+            got=getattr(images, "unlabelled", "images without classes"),
+            do=sort if stage == "train" else f"{sort}; supervised = false under [{stage}] learns from the model alone",
+        )
+    if isinstance(images, DetectionSet) and detection and not _any_boxes(images):
+        raise UsageError(
+            f"{stage}: the training annotations hold boxes to learn from",
+            got=f"none on {len(images)} images of {images.name} {images.split}",
+            do="annotate objects; crowds and boxes without extent teach nothing",
+        )
+
+
+def _any_boxes(images: DetectionSet) -> bool:
+    return any(len(images.boxes(i).learnable().classes) for i in range(len(images)))
 
 
 def check_labels(images: ImageSet, description: Mapping[str, Any]) -> None:

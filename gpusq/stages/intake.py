@@ -41,10 +41,15 @@ class Intake(Stage):
         from gpusq.stages.model_files import save_model
 
         context.progress(self.name, 0, None, f"loading {self.model}")
-        loaded = load_model(self.model, classes=self.classes, seed=self.seed)
-        state = dense_state(loaded)
+        loaded = load_model(self.model, classes=self.classes, seed=self.seed, asked=self._asked(context))
+        state = dense_state(loaded, self.model)
         save_model(state, out)
         return model_facts(state)
+
+    def _asked(self, context: Context) -> tuple[str, ...]:
+        """Names of the images' classes, where the number of classes is theirs."""
+        names = context.data.train.classes if context.data is not None else ()
+        return names if len(names) == self.classes else ()
 
     def ensures(self, parent: Artifact | None, out: Path, context: Context) -> None:
         """Finite weights in the file that was written, and a head that fits the images of the run."""
@@ -72,16 +77,18 @@ def check_dense(out: Path, context: Context) -> None:
         class_check(context.data.train, tuple(classes))
 
 
-def dense_state(loaded: Any) -> Any:
+def dense_state(loaded: Any, spec: str = "") -> Any:
     """Check, trace and list the layers of a freshly loaded model. Raises NonFiniteError, UnsupportedModelError.
 
     Steps that depend on the image's values are refused here, since the export would refuse them after all training.
+    spec: what the model was loaded from, for the name of its file.
     """
     from gpusq.models import check_finite, gemm_layers, plain_tensors, trace_workload
     from gpusq.stages.control_flow import check_control_flow
     from gpusq.stages.model_files import ModelState
 
     check_finite(plain_tensors(loaded.module))
-    check_control_flow(loaded.module, loaded.description.input_shape)
+    file_name = Path(spec.rpartition(":")[0]).name if loaded.description.source == "file" else ""
+    check_control_flow(loaded.module, loaded.description.input_shape, file_name)
     workload = trace_workload(loaded.module, loaded.description.input_shape)
     return ModelState(loaded, gemm_layers(loaded.module, loaded.keep_dense), workload)

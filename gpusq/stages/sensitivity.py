@@ -41,7 +41,10 @@ class Sensitivity(Stage):
 
     def __post_init__(self) -> None:
         if self.images < 1 or self.calibration_images < 1:
-            raise UsageError("sensitivity: images and calibration_images must be at least 1", do="raise them")
+            given = f"{self.images} and {self.calibration_images}"
+            raise UsageError(
+                "sensitivity: images and calibration_images must be at least 1", got=given, do="raise them"
+            )
         if not 0 <= self.max_drop < float("inf"):
             raise UsageError(
                 "sensitivity: max_drop must be finite and at least 0",

@@ -45,7 +45,7 @@ class Context:
         """The image set. Raises UsageError where the run was given none."""
         if self.data is None:
             raise UsageError(
-                f"{stage} needs images", got="no data set", do="give --data DIR (or fashion-mnist, digits)"
+                f"{stage} needs images", got="no data set", do="give --data DIR (or coco:DIR, voc:DIR, digits)"
             )
         return self.data
 

@@ -37,8 +37,9 @@ class Train(FineTuned):
         return {"model": source_fingerprint(self.model), "train": context.images(self.name).train.fingerprint()}
 
     def requires(self, parent: Artifact | None, context: Context) -> None:
-        if not context.images(self.name).train.supervised:
-            raise UsageError("train needs labels", got="images without classes", do="sort them into class folders")
+        from gpusq.stages.images import check_taught
+
+        check_taught(context.images(self.name).train, self.name)
 
     def run(self, parent: Artifact | None, out: Path, context: Context) -> dict[str, Any]:
         from gpusq.distillation import supervised_loss
@@ -48,7 +49,7 @@ class Train(FineTuned):
         from gpusq.training import fit
 
         train = context.images(self.name).train
-        loaded = load_model(self.model, classes=len(train.classes), seed=self.seed)
+        loaded = load_model(self.model, classes=len(train.classes), seed=self.seed, asked=train.classes)
         if loaded.description.task == "tensors":
             raise UsageError(
                 "train needs a classifier or a detector", got=f"{self.model}: other outputs", do="use intake"
@@ -57,7 +58,7 @@ class Train(FineTuned):
         check_labels(train, loaded.description.model_dump(mode="json"))
         if loaded.fresh:
             context.progress(self.name, 0, None, f"a fresh head for {len(train.classes)} classes: {loaded.fresh[0]}")
-        state = dense_state(loaded)
+        state = dense_state(loaded, self.model)
         frozen = freeze(loaded.module, self.freeze)
         if frozen:
             note = f"{frozen} of {state.workload.parameters} parameters keep their values"

@@ -159,7 +159,7 @@ def read_target_file(path: Path) -> TargetFile:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UnknownTargetError(
-            f"target file {path} can be read", got=error.strerror or str(error), do="check the path"
+            f"target file {path} must be readable", got=error.strerror or str(error), do="check the path"
         ) from error
     except UnicodeDecodeError as error:
         raise UnknownTargetError(f"target file {path} is UTF-8 text", got=str(error), do="save it as UTF-8") from error

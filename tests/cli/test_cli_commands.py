@@ -164,6 +164,39 @@ def test_show_list_log_and_verify(chain: Chain, store: Path) -> None:
     assert "0 problems" in gpusq("verify", "--store", store).stdout
 
 
+def test_latest_names_what_the_latest_run_made(chain: Chain, store: Path) -> None:
+    """`report latest` is of a run; `show`, `log` and `verify` take the compressed artifact of that run."""
+    engine = chain.artifact("build", target="cpu")
+    assert gpusq_json("show", "latest", "--store", store)["digest"] == engine.digest
+    lineage = gpusq_json("log", "latest", "--store", store)["lineage"]
+    assert lineage == gpusq_json("log", engine.digest, "--store", store)["lineage"]
+    assert gpusq_json("verify", "latest", "--store", store) == {"checked": 1, "problems": []}
+
+
+def test_latest_without_a_run_says_how_to_make_one(tmp_path: Path) -> None:
+    (tmp_path / "artifacts").mkdir()
+    result = gpusq("show", "latest", "--store", tmp_path)
+    assert result.exit_code == 5
+    assert "gpusq compress" in result.stderr
+
+
+def test_a_closed_pipe_ends_a_command_quietly(chain: Chain) -> None:
+    import os
+
+    reader, writer = os.pipe()
+    os.close(reader)  # as `head` does when it has seen enough
+    command = [sys.executable, "-m", "gpusq", "show", chain.artifact("export").digest[:12], "--store", str(chain.root)]
+    with os.fdopen(writer, "wb") as closed:
+        ended = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, cwd=ROOT, timeout=120)
+    assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+def test_a_second_run_says_what_it_reuses(chain: Chain, store: Path) -> None:
+    told = compress(chain, store).stderr.splitlines()
+    reused = [line.partition("] ")[2].split() for line in told if " reused " in line]
+    assert [words[0] for words in reused] == [step.done.artifact.manifest.stage for step in chain.result.steps]
+
+
 def test_log_says_what_is_not_in_the_store(chain: Chain, store: Path) -> None:
     import shutil
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from gpusq.cli import main
+from gpusq.recipe import Recipe
+from tests.cli.commands import gpusq
 
 
 @pytest.mark.parametrize(("before", "after"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
@@ -59,5 +61,23 @@ def test_a_report_that_could_not_be_written_is_refused_before_the_work(
     monkeypatch.setattr(sys, "argv", ["gpusq", *line.split()])
     with pytest.raises(SystemExit):
         main.run()
-    assert "can be written" in json.loads(capsys.readouterr().out)["error"]["what"]
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert "must be writable" in error["what"]
+    assert error["got"] == f"{tmp_path}/file, which is no folder"
     assert not (tmp_path / "store").exists()
+
+
+def test_a_folder_as_report_is_called_a_folder(tmp_path: Path) -> None:
+    result = gpusq("compress", "-m", "new:vit-test", "-d", "digits", "--store", tmp_path / "store", "--html", tmp_path)
+    assert result.exit_code == 2
+    assert f"got {tmp_path}, a folder; give {tmp_path}/report.html" in result.stderr
+
+
+def test_without_images_the_option_is_named(tmp_path: Path) -> None:
+    result = gpusq("compress", "-m", "new:vit-test", "--store", tmp_path / "store")
+    assert (result.exit_code, "compress needs images; got no --data" in result.stderr) == (2, True)
+
+
+def test_the_help_names_the_target_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Recipe().targets == ("cpu",)
+    assert "cpu (where none is given)" in " ".join(gpusq("compress", "--help").stdout.replace("│", " ").split())

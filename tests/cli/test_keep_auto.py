@@ -6,6 +6,7 @@ import html
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ import onnx_ir as ir
 import pytest
 
 from gpusq.artifacts import Artifact, Store
+from gpusq.cli.sensitivity_command import _show
 from gpusq.graph.weights import StoredWeight, stored_weights
+from gpusq.pipeline import sensitivity_cautions
 from tests.chain import quick_timings
 from tests.cli.commands import gpusq, gpusq_json
 
@@ -165,6 +168,29 @@ def test_report_and_page_tell_the_trail_and_what_it_cost(kept: Kept) -> None:
     assert kept.artifact("sensitivity").digest in {entry["digest"] for entry in kept.report["lineage"]}
     assert {verdict["criteria"]["max_drop"] for verdict in kept.report["verdicts"]} == {MAX_DROP}
     assert kept.printed["verdict"] == kept.report["verdicts"]
+
+
+SPOILED = {"resolution": 6.67, "dense": 0.0, "metric": "AP"}
+
+
+def test_what_a_choice_cannot_tell_is_printed_beside_it(kept: Kept, capsys: pytest.CaptureFixture[str]) -> None:
+    record = {"kind": "sensitivity", "digest": "0" * 64, "path": "here"}
+    _show(record, {**kept.found, **SPOILED}, json=False)
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("mind: ")]
+    assert len(told) == 2
+    assert "at most 6.67 points" in told[0]
+    assert "AP is 0.00 %" in told[1]
+    _show(record, {**kept.found, **SPOILED}, json=True)
+    assert [f"mind: {text}" for text in json.loads(capsys.readouterr().out)["cautions"]] == told
+
+
+def test_what_a_choice_cannot_tell_stands_beside_the_verdict(kept: Kept) -> None:
+    def step(**changes: Any) -> Any:
+        artifact = SimpleNamespace(kind="sensitivity", read_json=lambda name: {**kept.found, **changes})
+        return SimpleNamespace(done=SimpleNamespace(artifact=artifact))
+
+    assert len(sensitivity_cautions([step(**SPOILED)])) == 2
+    assert sensitivity_cautions([step(resolution=0.0, dense=0.9)]) == []
 
 
 def test_sensitivity_alone_gives_the_same_artifact_and_prints_the_same_trail(kept: Kept) -> None:

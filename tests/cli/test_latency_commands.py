@@ -170,7 +170,7 @@ REFUSED = [
     (("predict", "--gemm", "8x8x8", "-t", "a10"), "UnknownTargetError", "name"),
     (("predict", "--gemm", "8x8x8", "--break-even"), "UsageError", "takes a model"),
     (("predict", "absent.onnx"), "UnsupportedModelError", "ONNX file"),
-    (("predict", "absent.csv"), "TableError", "can be read"),
+    (("predict", "absent.csv"), "TableError", "must be readable"),
     (("predict", "rows.csv", "-t", "a100"), "UsageError", "names its own devices"),
     (("predict", "onnx-123456", "--store", "/nowhere"), "ArtifactNotFoundError", "no store"),
     (("predict", "m.onnx", "--html", "p.html"), "UsageError", "--break-even"),
@@ -190,7 +190,7 @@ REFUSED = [
     (("calibrate", "-t", "a100", "--csv", "points.toml", "--out", "points.toml"), "UsageError", "never overwrites"),
     (("calibrate", "-t", "mine.toml", "--out", "mine.toml"), "UsageError", "never overwrites"),
     (("calibrate", "-t", "nothing", "--out", "x.toml"), "UnknownTargetError", "name"),
-    (("calibrate", "-t", "a100", "--csv", "absent.csv", "--out", "x.toml"), "TableError", "can be read"),
+    (("calibrate", "-t", "a100", "--csv", "absent.csv", "--out", "x.toml"), "TableError", "must be readable"),
 ]
 
 

@@ -18,16 +18,40 @@ NAMES = IMAGES.classes
 
 
 @pytest.mark.parametrize(
-    "head", [NAMES, ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3"), tuple("0123"), ("eins", "zwei", "drei", "vier")]
+    "head", [NAMES, ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3"), tuple("0123"), ("N/A", "1", "LABEL_2", "")]
 )
-def test_the_same_names_and_names_that_cannot_be_compared_pass(head: tuple[str, ...]) -> None:
+def test_the_same_names_and_names_that_stand_for_nothing_pass(head: tuple[str, ...]) -> None:
     class_check(IMAGES, head)
+
+
+def test_other_names_are_refused_with_both_lists() -> None:
+    with pytest.raises(ClassMismatchError) as caught:
+        class_check(IMAGES, ("eins", "zwei", "drei", "vier"))
+    assert "'class-0', 'class-1', 'class-2', 'class-3' in the images only" in str(caught.value)
+    assert "'drei', 'eins', 'vier', 'zwei' in the model only" in str(caught.value)
+
+
+@pytest.mark.parametrize("names", [("n01440764", "n01443537"), ("0", "7")])
+def test_folders_named_by_numbers_or_wordnet_are_compared_by_their_count(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    for name in names:
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            save(tmp_path / name / f"{i}.png", photo(i))
+    images = open_data(str(tmp_path)).train
+    class_check(images, ("tench, Tinca tinca", "goldfish, Carassius auratus"))
+    with pytest.raises(ClassMismatchError, match=f"'{names[0]}', '{names[1]}' in the images, 'tench' in the model"):
+        class_check(images, ("tench",))
 
 
 @pytest.mark.parametrize("count", [0, 3, 5, 1000])
 def test_another_count_is_refused_with_both(count: int) -> None:
-    with pytest.raises(ClassMismatchError, match=f"squares has 4 classes and the model's head {count}; give images in"):
+    with pytest.raises(
+        ClassMismatchError, match=f"squares has 4 classes and the model's head {count}; got .* give images in"
+    ) as caught:
         class_check(IMAGES, [str(i) for i in range(count)])
+    assert "`gpusq intake --classes 4` makes a fresh head" in caught.value.do
 
 
 def test_another_order_is_refused_with_the_first_place() -> None:

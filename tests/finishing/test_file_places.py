@@ -87,7 +87,7 @@ def test_a_place_that_the_file_system_refuses_is_refused(tmp_path: Path, monkeyp
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="a file system that takes no files, for root neither")
 def test_proc_takes_no_files() -> None:
-    with pytest.raises(StoreError, match="can be written"):
+    with pytest.raises(StoreError, match="must be writable"):
         check_file_place(Path("/proc/r.json"), "--receipt", ())
 
 

@@ -17,6 +17,8 @@ from gpusq.graph.lint import Finding, check_lint, lint_tensorrt
 from gpusq.graph.parity import check_parity, compare
 from gpusq.graph.signature import check_signature, signature
 from gpusq.graph.weights import stored_weights
+from gpusq.stages import Build, Export, build, export
+from gpusq.stages.stage import Stage
 from gpusq.workload import Layer
 
 NAMES = [f"blocks.{i}.{name}" for i in range(2) for name in ("q", "k", "v", "out", "fc1", "fc2")]
@@ -220,3 +222,19 @@ def test_parity_refuses() -> None:
         compare(a, a * np.nan)
     with pytest.raises(ParityError, match="FP16"):
         check_parity(compare(np.eye(3), np.eye(3) * 2), relative=0.5, top1=1.0, what="FP16 and FP32")
+
+
+def test_parity_names_the_parameters_of_the_bars_that_were_missed() -> None:
+    keys = {"relative": "export.float_tolerance", "top1": "export.fp16_agreement"}
+    other = compare(np.eye(3), -np.eye(3))
+    with pytest.raises(ParityError, match=r"change export\.fp16_agreement \(in the recipe or by --set\)$"):
+        check_parity(other, relative=None, top1=1.0, what="x", keys=keys)
+    with pytest.raises(ParityError, match=r"change export\.float_tolerance, export\.fp16_agreement \(in the"):
+        check_parity(other, relative=0.5, top1=1.0, what="x", keys=keys)
+
+
+@pytest.mark.parametrize(("stage", "keys"), [(Export(), export.KEYS), (Build(), build.KEYS)])
+def test_the_parameters_that_parity_names_are_those_of_the_stage(stage: Stage, keys: dict[str, str]) -> None:
+    for key in keys.values():
+        name, _, parameter = key.partition(".")
+        assert (name, hasattr(stage, parameter)) == (stage.name, True)

@@ -136,7 +136,7 @@ def test_other_encodings_and_missing_files_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"kind,device\xff")
     with pytest.raises(TableError, match="UTF-8"):
         read_questions(path)
-    with pytest.raises(TableError, match="can be read"):
+    with pytest.raises(TableError, match="must be readable"):
         read_questions(tmp_path / "absent.csv")
 
 

@@ -138,7 +138,10 @@ def test_trained_weights_are_read_once_and_not_needed_to_rebuild(tmp_path: Path)
         ("import a_neighbour_that_is_not_installed\n", "stand alone"),
         ("def build(:\n", "SyntaxError"),
         (f"def build():\n    return nn.Flatten(2), {SHAPE}\n", "logits [batch, classes]"),
-        (f"def build():\n    return nn.MaxPool2d(2, return_indices=True), {SHAPE}\n", "a model gives logits"),
+        (
+            f"def build():\n    return nn.MaxPool2d(2, return_indices=True), {SHAPE}\n",
+            "a tuple of [1, 3, 1, 1], [1, 3, 1, 1]",
+        ),
     ],
 )
 def test_file_that_gives_no_model_is_refused(tmp_path: Path, body: str, message: str) -> None:

@@ -69,7 +69,7 @@ def test_classes_that_fit_neither_activation_are_refused(tmp_path: Path) -> None
 
 
 def test_images_with_another_number_of_classes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ClassMismatchError, match="gives 1 logits"):
+    with pytest.raises(ClassMismatchError, match=r"2 columns of logits: 2 classes .sigmoid.*and 1 class asked for"):
         detector(tmp_path, '"activation": "sigmoid"', classes=1)
 
 
@@ -104,7 +104,7 @@ def test_the_last_layers_of_class_and_box_heads_stay_dense_whatever_their_names(
     assert dense == {"model.cls": CLASS_HEAD_REASON, "model.reg.2": BOX_HEAD_REASON}
 
 
-IN_PLACE = "boxes = self.reg(x)\n        boxes[..., :2] += 0.5\n        logits = self.cls(x)"
+IN_PLACE = "boxes = self.reg(x)\n        boxes[..., :2] += 0.5\n        boxes = boxes.sigmoid(); logits = self.cls(x)"
 ADDED = "boxes = (self.reg(x) + x[..., :4]).sigmoid()\n        logits = self.cls(x)"
 DECODED = "boxes = self.reg(x) @ torch.ones(4, 4)\n        logits = self.cls(x)"
 

@@ -13,10 +13,10 @@ from rich.console import Console
 
 from gpusq.reports import charts, sections
 from gpusq.reports.page import html_page
-from gpusq.reports.report import LayerTime, Lineage, Report, build_report
+from gpusq.reports.report import LayerTime, Lineage, Report, build_report, report_to_json
 from gpusq.reports.table import terminal_table
-from gpusq.reports.view import figure, large, percent, summary
-from tests.reports.sample import detector_rows, row, sample_report
+from gpusq.reports.view import figure, large, percent, short_paths, summary
+from tests.reports.sample import detector_rows, row, sample_report, sample_rows
 
 HOSTILE = "</script><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)> {{ 7*7 }} [bold]"
 LOADING = {"src", "href", "srcset", "data", "poster", "action", "xlink:href", "background"}
@@ -127,6 +127,47 @@ def test_verdicts_and_their_basis_come_first(page: Reader) -> None:
     assert "Ship on a100 (predicted)" in head
     assert "do not ship on cpu (measured)" in head
     assert head.count("predicted, not measured") == head.count("if the prediction holds") == 1
+
+
+def test_notes_stand_below_the_verdicts_and_cautions_before_them() -> None:
+    made = build_report("t", sample_rows(), notes=["a neutral figure"], cautions=["a limit of the verdict"])
+    text, html = Reader(html_page(made)).text, html_page(made)
+    places = [text.index(part) for part in ("Ship means", "a limit of the verdict", "a neutral figure", "Terms")]
+    assert places == sorted(places)
+    assert '<p class="note caution">a limit of the verdict' in html
+    assert '<p class="note">a neutral figure' in html
+    assert re.search(r"\.note { border-left: 3px solid var\(--line\)", html)
+
+
+def test_the_card_shows_the_interval_of_the_accuracy_change(page: Reader, report: Report) -> None:
+    for v in report.verdicts:
+        assert v.accuracy is not None
+        assert f"90 % interval of the change {v.accuracy.low:+.2f} to {v.accuracy.high:+.2f}" in page.text
+
+
+def test_the_status_is_one_word_on_one_line(report: Report) -> None:
+    html = html_page(report)
+    assert html.count('<td class="word">predicted</td>') >= 10
+    assert ".data td.word { overflow-wrap: normal; white-space: nowrap; }" in html
+
+
+def test_the_heading_shows_the_last_part_of_a_path_and_the_json_all_of_it() -> None:
+    made = build_report("/home/me/my models/m.py:small on coco:/home/me/aerial", sample_rows())
+    html = html_page(made)
+    assert "<h1>.../m.py:small on coco:.../aerial</h1>" in html
+    assert "<title>.../m.py:small on coco:.../aerial</title>" in html
+    assert "/home/me" not in html
+    assert "/home/me/my models/m.py" in report_to_json(made)
+
+
+@pytest.mark.parametrize("title", ["new:vit-test on digits", "hf:./a on b/c", "engine 0123abcd"])
+def test_titles_without_absolute_paths_stay(title: str) -> None:
+    assert short_paths(title) == title
+
+
+def test_the_table_ends_with_the_cautions(report: Report) -> None:
+    told = rendered(report.model_copy(update={"cautions": ("scores have moved",)}), 100)
+    assert told.index("cpu sparse-int8: DO NOT SHIP") < told.index("mind: scores have moved")
 
 
 def test_predicted_points_are_open_and_measured_ones_filled(report: Report) -> None:

@@ -205,6 +205,41 @@ def test_few_images_cannot_prove_a_small_drop() -> None:
     assert "20 images" in judge([twin, candidate]).reason
 
 
+def measured_pair(value: float, points: float, n: int, metric: str = "top1") -> list[Row]:
+    """A twin of accuracy `value` and a nine times faster candidate that changes by `points`, over n images or boxes."""
+    twin, candidate = pair(9, 1, accuracy=accuracy(value + points / 100, n=n, metric=metric))
+    dense = twin.accuracy.model_copy(update={"value": value, "n": n, "metric": metric})  # type: ignore[union-attr]
+    return [twin.model_copy(update={"accuracy": dense}), candidate]
+
+
+def test_an_interval_wider_than_the_allowed_drop_is_told_and_decides_nothing() -> None:
+    found = judge(measured_pair(0.0504, -0.22, 277, "AP"))
+    assert found.decision == "ship"
+    assert found.accuracy is not None
+    assert found.accuracy.low < -3 < 2.5 < found.accuracy.high
+    assert "AP falls by 0.22 points (allowed: 1). The change of AP has a 90 % interval of -3.2" in found.reason
+    assert "the 277 boxes cannot tell changes of less than about 3.0 points." in found.reason
+    assert "images cannot tell" in judge(measured_pair(0.8, -2, 500)).reason
+
+
+def test_an_interval_within_the_allowed_drop_needs_no_words() -> None:
+    found = judge(measured_pair(0.8, -0.22, 50_000))
+    assert (found.decision, found.reason.endswith("(allowed: 1).")) == ("ship", True)
+
+
+@pytest.mark.parametrize(("value", "told"), [(0.0, True), (0.0003, True), (0.01, True), (0.0504, False), (0.8, False)])
+def test_a_dense_model_that_finds_nothing_is_told(value: float, told: bool) -> None:
+    found = judge(measured_pair(value, 0.0, 277, "AP"))
+    assert (f"The dense model's AP is {100 * value:.2f} %: there is next to nothing to lose" in found.reason) is told
+
+
+def test_a_metric_that_may_be_lost_whole_is_told() -> None:
+    found = judge(measured_pair(0.0504, -2, 50_000, "AP"), max_drop=6)
+    assert found.decision == "ship"
+    assert "AP is 5.04 %: losing all of it would be within the drop allowed." in found.reason
+    assert "would be within" not in judge(measured_pair(0.8, -2, 50_000), max_drop=6).reason
+
+
 def test_only_the_furthest_artifacts_are_judged() -> None:
     earlier = {"kind": "sparse", "digest": "d", "stage": "prune", "variant": "sparse-fp16"}
     rows = [*pair(9, 1), row("cpu", "sparse-fp16", 1, 1.0, artifact=earlier)]

@@ -176,7 +176,7 @@ def test_the_bundle_carries_the_task_and_both_expected_outputs(run: tuple[Compre
 def test_pictures_show_both_engines_and_the_truth(run: tuple[Compressed, Context]) -> None:
     result, context = run
     engines = {"dense": artifact_of(result, "engine", "dense twin"), "2:4 INT8": artifact_of(result, "engine")}
-    found = detection_pictures(engines, context, 2)  # type: ignore[arg-type]
+    found = detection_pictures(engines, context, 2).pictures  # type: ignore[arg-type]
     assert len(found) == 2
     assert all("2:4 INT8" in picture.svg and "2:4 INT8" in picture.caption for picture in found)
 

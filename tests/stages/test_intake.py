@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from gpusq.artifacts import Store
+from gpusq.data import open_data
 from gpusq.errors import UnsupportedModelError
 from gpusq.models import load_model
 from gpusq.models.detector_presets import DETECTOR_PRESETS
-from gpusq.stages import Intake
+from gpusq.stages import Intake, Train
 from gpusq.stages.control_flow import check_control_flow
 from gpusq.stages.stage import Context, run_stage
+from tests.data.picture_samples import photo, save
 from tests.models.detector_samples import loaded
 from tests.models.model_samples import write_model
 
@@ -53,9 +55,7 @@ def model_file(folder: Path, step: str, task: str = "detection") -> str:
 def test_a_branch_on_values_is_refused_with_its_line(tmp_path: Path, task: str) -> None:
     store = Store(tmp_path / "store")
     line = SOURCE.splitlines().index("        STEP") + 1
-    with pytest.raises(
-        UnsupportedModelError, match=rf"depends on computed values, in source\.py, line {line};"
-    ) as found:
+    with pytest.raises(UnsupportedModelError, match=rf"depends on computed values, in net\.py, line {line};") as found:
         run_stage(Intake(model=model_file(tmp_path, BRANCH, task)), None, Context(store=store))
     assert "torch.where" in str(found.value)
     assert "Sym" not in str(found.value)
@@ -84,6 +84,16 @@ def test_loops_and_numbers_from_values_are_refused(tmp_path: Path, step: str) ->
     line = SOURCE.splitlines().index("        STEP") + 1
     with pytest.raises(UnsupportedModelError, match=rf"the same steps for every image.*source\.py, line {line};"):
         check_control_flow(model.module, (3, 32, 32))
+
+
+def test_train_names_the_user_s_own_file_too(tmp_path: Path) -> None:
+    spec = model_file(tmp_path, BRANCH, "classification")
+    line = SOURCE.splitlines().index("        STEP") + 1
+    for i in range(4):
+        save(tmp_path / "images" / str(i % 2) / f"{i}.png", photo(i))
+    context = Context(Store(tmp_path / "store"), open_data(str(tmp_path / "images")))
+    with pytest.raises(UnsupportedModelError, match=rf"in net\.py, line {line};"):
+        run_stage(Train(model=spec), None, context)
 
 
 @pytest.mark.parametrize(

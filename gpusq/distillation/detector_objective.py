@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -35,7 +36,7 @@ CLOSE = 1e-2
 """Difference of logits and boxes that rounding may make between two runs of one detector; dropout makes larger ones."""
 
 
-class PairObjective:
+class PairObjective(ABC):
     """alpha * hard + beta * soft + gamma * feature of a student under a frozen teacher; use as a context manager.
 
     student: the plain module whose blocks are watched (calls may go through a wrapper of it). blocks: names whose
@@ -94,11 +95,11 @@ class PairObjective:
         """The teacher's outputs."""
         return self._teacher(images)
 
+    @abstractmethod
     def _compare(
         self, mine: Any, theirs: Any, features: Parts, other: Parts, targets: Sequence[Target] | None
     ) -> tuple[Tensor, Tensor, Tensor, Parts, Parts]:
         """(hard, soft, gate [B], student's block outputs, teacher's block outputs)."""
-        raise NotImplementedError
 
 
 class DetectionObjective(PairObjective):

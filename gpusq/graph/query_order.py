@@ -23,11 +23,6 @@ LOST = 0.005
 """Share of all queries that a selection may have exchanged: those that scored worst, of images in another order."""
 
 
-def in_order(expected: Outputs, found: Outputs) -> bool:
-    """Whether no query [n, Q, ...] of `expected` is clearly nearer to one at another index of `found`."""
-    return all(_image_in_order(*pair) for pair in _images(expected, found))
-
-
 def assigned_error(
     expected: Outputs, found: Outputs, mine: NDArray[Any], theirs: NDArray[Any]
 ) -> tuple[float, float, bool]:
@@ -85,7 +80,7 @@ def _nearest(pairs: NDArray[Any], distance: NDArray[Any]) -> NDArray[Any]:
 
 
 def _image_in_order(a: NDArray[Any], b: NDArray[Any]) -> bool:
-    """The same of one image's values [Q, D]."""
+    """Whether no query of a [Q, D] is clearly nearer to one at another index of b [Q, D]."""
     own = np.abs(a - b).max(axis=-1)
     worst = np.argsort(-own)[:SEEN].tolist()
     return not any(own[q] and np.abs(a[q] - b).max(axis=-1).min() < CLEARLY * own[q] for q in worst)
